@@ -235,7 +235,7 @@ async def test_pg19_a_rolling_upgrade_under_load_loses_nothing(
     """One instance after the other becomes a newer build; the first has added to the schema."""
     chance = Random(19)
     planned = calls(CALLS, chance, several=True)
-    async with two_instances(tmp_path, postgres, bootstrap, linger="PT0.3S") as (here, _):
+    async with two_instances(tmp_path, postgres, bootstrap, linger="PT0.3S", CHAOS_TICKS="1") as (here, _):
         for worker in here.workers.values():
             await worker.start()
         client = Client(here.clients)

@@ -1,4 +1,4 @@
-"""The app that is killed: handlers of several shapes, which tell what they were told.
+"""The app that is killed: simple handlers, and those of `flows`, which say what they were told.
 
 `awakeables serve e2e.chaos.app:app`; CHAOS_NAME names the app and its topics, CHAOS_LEDGER the ledger.
 """
@@ -8,18 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-import uuid
 from datetime import timedelta
-from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
 from awakeables import (
     App,
-    Awakeable,
     Context,
     ObjectContext,
-    Rejected,
     Service,
     SharedContext,
     Subscription,
@@ -29,53 +25,15 @@ from awakeables import (
 )
 from e2e.chaos import tampering
 from e2e.chaos.books import codec_for
+from e2e.chaos.flows import approvals, flows, parts
 from e2e.chaos.ledger import ledger_of_this_process
+from e2e.chaos.questions import NAME, NOBODY, Question, Seen, Told, asked, charged, heard
 
-NAME = os.environ.get("CHAOS_NAME", "chaos")
-SIDES = ("north", "south")
-"""Two workers, each with a topic and a group of its own, so that one goes on while one is dead."""
-
-NOBODY = "nobody"
 EVENTS = f"{NAME}-events"
 """The topic that handlers subscribe to."""
 
 NOTE, ADD = "events.note", "histories.add"
 SUBSCRIPTIONS = (NOTE, ADD)
-
-Manner: TypeAlias = Literal["once", "twice", "two minds", "by http", "refuses"]
-"""How a worker answers: one answer, the same twice, two different ones, over HTTP as well, no."""
-
-
-class Question(BaseModel):
-    n: int
-    to: str = "north"
-    manner: Manner = "once"
-    takes_s: float = 0.0
-
-
-class Answer(BaseModel):
-    """`double` is right or wrong; `nonce` tells which of the answers it is."""
-
-    double: int
-    nonce: str
-
-
-class Seen(BaseModel):
-    """What the handler was told about an awakeable."""
-
-    id: str
-    state: str
-    answer: Answer | None = None
-    reason: str | None = None
-
-
-class Told(BaseModel):
-    """What a handler was told, what its side effect returned, and the ID of the record that it was for."""
-
-    n: int
-    seen: list[Seen]
-    effect: str | None = None
-    record: str | None = None
 
 
 class Event(BaseModel):
@@ -89,10 +47,6 @@ class Event(BaseModel):
     id: str
     question: Question
     fails: bool = False
-
-
-def topic(side: str) -> str:
-    return f"{NAME}-{side}"
 
 
 shapes = Service("shapes")
@@ -121,14 +75,13 @@ async def pair(ctx: Context, question: Question) -> Told:
 @shapes.handler()
 async def charge(ctx: Context, question: Question) -> Told:
     seen = await heard(asked(ctx, question))
-    effect = await ctx.run("charge", side_effect, ctx.request.invocation_id, str(ctx.uuid()))
-    return Told(n=question.n, seen=[seen], effect=effect)
+    return Told(n=question.n, seen=[seen], effects=[await charged(ctx)])
 
 
 @shapes.handler()
 async def prepaid(ctx: Context, question: Question) -> Told:
-    effect = await ctx.run("charge", side_effect, ctx.request.invocation_id, str(ctx.uuid()))
-    return Told(n=question.n, seen=[await heard(asked(ctx, question))], effect=effect)
+    effect = await charged(ctx)
+    return Told(n=question.n, seen=[await heard(asked(ctx, question))], effects=[effect])
 
 
 @shapes.handler()
@@ -154,7 +107,7 @@ async def race(ctx: Context, question: Question) -> Told:
 async def delegates(ctx: Context, question: Question) -> Told:
     """Its callees are invocations of their own; what they were told is told again."""
     left, right = await ctx.gather(ctx.call(pair, question), ctx.call(charge, question))
-    return Told(n=question.n, seen=[*left.seen, *right.seen], effect=right.effect)
+    return Told(n=question.n, seen=[*left.seen, *right.seen], effects=right.effects)
 
 
 @shapes.handler()
@@ -190,7 +143,7 @@ async def balance(ctx: SharedContext, question: Question) -> Told:
     await ctx.sleep(timedelta(seconds=0.3))
     after = await ctx.get(BOOKED)
     assert after[: len(before)] == before, (before, after)
-    return Told(n=question.n, seen=[])
+    return Told(n=question.n)
 
 
 @shapes.handler()
@@ -233,7 +186,7 @@ async def add(ctx: ObjectContext, event: Event) -> Told:
     if event.question.takes_s:
         await ctx.sleep(timedelta(seconds=event.question.takes_s / 2))
     ctx.set(ADDED, [*before, event.id])
-    return Told(n=event.question.n, seen=[], record=event.id)
+    return Told(n=event.question.n, record=event.id)
 
 
 fates = Service("fates")
@@ -268,35 +221,12 @@ async def kills_its_process(ctx: Context) -> None:
 if "CHAOS_LEDGER" in os.environ:  # served; a test that imports names from here is left as it is
     tampering.begin()
 codec = codec_for(os.environ.get("AWAKEABLES_STORE", ""))
-app = App(NAME, services=[shapes, fates, accounts, events, histories], codec=codec)
+app = App(NAME, services=[shapes, flows, parts, approvals, fates, accounts, events, histories], codec=codec)
 
 
 def check(event: Event) -> None:
     if event.fails:
         raise TerminalError(f"{event.id} is to fail", code=409)
-
-
-def asked(ctx: Context, question: Question, *, timeout: timedelta | None = None) -> Awakeable[Answer]:
-    answer = ctx.awakeable(Answer, timeout=timeout)
-    ctx.publish(topic(question.to), question, awakeable=answer)
-    return answer
-
-
-async def heard(answer: Awakeable[Answer]) -> Seen:
-    try:
-        return Seen(id=answer.id, state="resolved", answer=await answer)
-    except Rejected as no:
-        return Seen(id=answer.id, state="rejected", reason=no.reason)
-    except TimedOut:
-        return Seen(id=answer.id, state="timed-out")
-
-
-def side_effect(invocation_id: str, key: str) -> str:
-    """What must be recorded once; each execution has a nonce."""
-    nonce = uuid.uuid4().hex
-    ledger_of_this_process().write("effect", invocation=invocation_id, key=key, nonce=nonce)
-    time.sleep(0.2)  # room for a kill between the effect and its record
-    return nonce
 
 
 def slow_work(seconds: float) -> str:

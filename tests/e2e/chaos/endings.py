@@ -7,12 +7,13 @@ from collections import Counter
 from functools import partial
 from typing import get_args
 
-from e2e.chaos import subscribed
+from e2e.chaos import flowaudit, operated, subscribed
 from e2e.chaos.app import SUBSCRIPTIONS
 from e2e.chaos.audit import violations
 from e2e.chaos.evidence import Evidence, Kind
-from e2e.chaos.forgeries import forged_records, forgeries
+from e2e.chaos.forgeries import forged_acts, forged_flows, forged_records, forgeries
 from e2e.chaos.kafka import ends_of
+from e2e.chaos.operators import KINDS
 from e2e.chaos.world import PARTITIONS, World
 from support.eventually import eventually
 
@@ -40,6 +41,7 @@ async def stop_when_done(here: World) -> None:
     async def everything_is_sent() -> bool:
         return await here.books.rows("SELECT count(*) FROM outbox") == [(0,)]
 
+    await eventually(here.stops_ticking, timeout=DONE_S)
     ends = {here.events: await ends_of(here.bootstrap, here.events, PARTITIONS)}
     for subscription in SUBSCRIPTIONS:
         await eventually(partial(everything_is_read, here.events, subscription), timeout=DONE_S)
@@ -66,6 +68,9 @@ def examine(evidence: Evidence, *, told: str) -> str:
     print(verdict)
     assert found == [], f"{told}:\n" + "\n".join(map(str, found[:MOST_SHOWN]))
     unseen = [name for name, forged in forgeries(evidence) if not violations(forged)]
+    unseen += [name for name, forged in forged_flows(evidence) if not any(flowaudit.violations(forged))]
+    if {act.kind for act in evidence.acts if act.accepted} == set(KINDS):
+        unseen += [name for name, forged in forged_acts(evidence) if not any(operated.violations(forged))]
     if evidence.produced:
         for name, kind, forged in forged_records(evidence):
             if kind not in {violation.kind for violation in subscribed.violations(forged)}:
@@ -82,10 +87,14 @@ def _figures(evidence: Evidence) -> str:
     effects = [line["invocation"] for line in evidence.lines("effect")]
     tasks = len(evidence.tasks) - len({record.value for record in evidence.tasks})
     lost = sum(call.lost for call in evidence.calls)
+    acts = Counter(act.kind for act in evidence.acts if act.accepted)
+    ticks = sum(row.handler == "tick" for row in evidence.invocations.values())
+    lates = sum(row.handler == "takes_late" for row in evidence.invocations.values())
     return (
         f"{len(evidence.calls)} calls in {sum(call.tries for call in evidence.calls)} tries, "
         f"{lost} without key and answer, {dict(states)}, verdicts {dict(kinds)}, {tasks} tasks sent again, "
         f"{len(effects)} side effects of {len(set(effects))}, "
         f"{len(evidence.records)} records of {len(evidence.produced)} in the subscribed topic, "
-        f"{len(evidence.dead_letters)} dead letters"
+        f"{len(evidence.dead_letters)} dead letters, {ticks} ticks, {lates} late answers handled, "
+        f"operators {dict(acts)}, {sum(act.held for act in evidence.acts)} paused before they were resumed"
     )

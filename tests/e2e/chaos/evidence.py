@@ -16,9 +16,11 @@ from awakeables.core.journal import Entry
 from awakeables.core.outcomes import as_resolution
 from awakeables.ports import Page, Store
 from e2e.chaos.app import SUBSCRIPTIONS
+from e2e.chaos.flows import TICKS
 from e2e.chaos.kafka import Records, ends_of, everything_in
 from e2e.chaos.ledger import Line
 from e2e.chaos.load import Call
+from e2e.chaos.operators import Act
 from e2e.chaos.records import Produced
 from e2e.chaos.world import PARTITIONS, World
 
@@ -55,6 +57,10 @@ class Evidence:
         record_ends: The end of each partition of the subscribed topic.
         copies: The records of the topic of dead letters.
         added: For each key, the IDs of its records in the order in which they ran.
+        next_tick_ms: The tick of the schedule that would have been next.
+        stages: For each key of the workflow, what its run has put down.
+        acts: What operators have done.
+        pauses: The handlers that are paused.
     """
 
     invocations: Mapping[str, Invocation]
@@ -77,12 +83,18 @@ class Evidence:
     record_ends: Mapping[int, int]
     copies: Records
     added: Mapping[str, Sequence[str]]
+    next_tick_ms: int | None
+    stages: Mapping[str, Sequence[str]]
+    acts: Sequence[Act]
+    pauses: Sequence[str]
 
     def lines(self, kind: str) -> Iterator[Line]:
         return (line for line in self.ledger if line["kind"] == kind)
 
 
-async def gather(world: World, calls: Sequence[Call], produced: Sequence[Produced] = ()) -> Evidence:
+async def gather(
+    world: World, calls: Sequence[Call], produced: Sequence[Produced] = (), acts: Sequence[Act] = ()
+) -> Evidence:
     """Read the store as a service would, and the topics as a consumer would."""
     await world.books.check()
     store = world.books.store()
@@ -99,6 +111,9 @@ async def gather(world: World, calls: Sequence[Call], produced: Sequence[Produce
         queues = [await store.queues(name, PAGE) for name in ("accounts", "histories")]
         booked = await _lists(store, "accounts", "booked")
         added = await _lists(store, "histories", "added")
+        stages = await _lists(store, "approvals", "stages")
+        pauses = [row.target for row in await store.pauses()]
+        next_ticks = {listed.row.name: listed.row.next_ms for listed in await store.schedules()}
         read = {
             name: {row.partition: row.next for row in await store.positions(world.events, name)}
             for name in SUBSCRIPTIONS
@@ -129,6 +144,10 @@ async def gather(world: World, calls: Sequence[Call], produced: Sequence[Produce
         record_ends=await ends_of(world.bootstrap, world.events, PARTITIONS),
         copies=await everything_in(world.bootstrap, [world.dead_letters], 1),
         added=added,
+        next_tick_ms=next_ticks.get(TICKS),
+        stages=stages,
+        acts=acts,
+        pauses=pauses,
     )
 
 
@@ -149,10 +168,13 @@ async def _journals(store: Store, invocation_ids: Sequence[str]) -> dict[str, li
 
 async def _lists(store: Store, service: str, name: str) -> dict[str, list[str]]:
     """The list in the state of each key."""
-    found = {}
-    for key in await store.keys_with_state(service, PAGE):
-        value = await _there(store.state((service, key), name))
-        found[key.decode()] = json.loads(as_resolution(value).content)
+    found: dict[str, list[str]] = {}
+    after = b""
+    while keys := await store.keys_with_state(service, PAGE, after):
+        for key in keys:
+            value = await _there(store.state((service, key), name))
+            found[key.decode()] = json.loads(as_resolution(value).content)
+        after = keys[-1]
     return found
 
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from awakeables.core.awakeables import AwakeableRow, VerdictHistory
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.invocations import Invocation
-from awakeables.core.journal import Input, OutcomeDelivered
-from awakeables.core.outcomes import Rejection, Resolution, encode_outcome
+from awakeables.core.journal import (
+    CancellationRaised,
+    ClockRead,
+    Entry,
+    Input,
+    OutcomeDelivered,
+    RunRequested,
+    VersionChosen,
+)
+from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution, encode_outcome
 from e2e.chaos.app import ADD, NOTE
+from e2e.chaos.books import DAY_MS
 from e2e.chaos.evidence import Evidence, Kind
+from e2e.chaos.flows import STEPS, TICK
+from e2e.chaos.operated import ENOUGH
+from e2e.chaos.operators import Act
 
 
 def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
@@ -62,6 +77,10 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
         "a side effect that never happened",
         replace(evidence, ledger=[line for line in evidence.ledger if line["kind"] != "effect"]),
     )
+    for row in _some(evidence, "branches"):
+        effect = json.loads(_content(row))["effects"][0]
+        ledger = [line for line in evidence.ledger if line.get("nonce") != effect]
+        yield "a branch that has done nothing", replace(evidence, ledger=ledger)
     lie = told | {"verdict": "conflict" if told["verdict"] == "accepted" else "late"}
     yield "a worker that was lied to", replace(evidence, ledger=[*evidence.ledger, lie])
     letters = [*evidence.dead_letters, _letter(answered)]
@@ -112,6 +131,136 @@ def forged_records(evidence: Evidence) -> Iterator[tuple[str, Kind, Evidence]]:
     gone = evidence.produced[0].at
     left = [record for record in evidence.records if (record.partition, record.offset) != gone]
     yield "a record that is not in the topic", "lost", replace(evidence, records=left)
+
+
+def forged_flows(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    """What might go wrong with the handlers of `flows`, as far as the run has something of the kind."""
+    after = (evidence.next_tick_ms or 0) + TICK // timedelta(milliseconds=1)
+    yield "a last tick that was lost", replace(evidence, next_tick_ms=after)
+    for key, stages in list(evidence.stages.items())[:1]:
+        yield "a promise that never came", replace(evidence, stages={**evidence.stages, key: stages[:1]})
+    for what, handler, said in (
+        ("a tick", "tick", None),
+        ("a signal that settled a promise", "approve", "accepted"),
+        ("a late answer", "takes_late", None),
+        ("a send", "posted", None),
+    ):
+        for row in _some(evidence, handler, said):
+            yield f"{what} that was lost", _without(evidence, row.id)
+            if handler != "posted":
+                yield f"{what} that has begun twice", _doubled(evidence, row)
+    for row in _some(evidence, "posted"):
+        yield (
+            "an attached end of another",
+            _with_row(evidence, row, result_json=_end(b'{"n":0,"seen":[],"said":["1970-01-01"]}')),
+        )
+        given, *rest = evidence.journals[row.id]
+        assert isinstance(given, Input), given
+        later = msgspec.structs.replace(given, at_ms=given.at_ms + DAY_MS)
+        yield "a send before its time", _with_journal(evidence, row, [later, *rest])
+    for row in _some(evidence, "versioned"):
+        journal = evidence.journals[row.id]
+        chosen = [entry for entry in journal if isinstance(entry, VersionChosen)]
+        yield "a version that was chosen twice", _with_journal(evidence, row, [*journal, *chosen])
+        yield "a version that was lost", _with_row(evidence, row, versions_json=None)
+    yield from _forged_watches(evidence)
+    yield from _forged_sagas(evidence)
+    yield from _forged_shields(evidence)
+
+
+def _forged_watches(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    for row in _some(evidence, "watched"):
+        seen = json.loads(_content(row))["seen"][0]
+        silent = evidence.awakeables[seen["id"]]
+        beat, outcome = silent.heartbeat, silent.outcome
+        assert isinstance(outcome, Expiry), outcome
+        assert beat is not None, silent
+        early = msgspec.structs.replace(outcome, deadline_ms=outcome.deadline_ms - 1)
+        yield "a worker that was given up early", _with(evidence, silent, outcome_json=encode_outcome(early))
+        other = msgspec.structs.replace(beat, progress=Raw(b'{"nonce": "another"}'))
+        forged = _with(evidence, silent, heartbeat_json=msgspec.json.encode(other))
+        yield "a progress that nobody reported", forged
+        yield "a worker that was never there", _with(evidence, silent, heartbeat_json=None)
+        answered = _content(row).replace(b'"late":"heartbeat"', b'"late":"deadline"')
+        yield "a silence that nobody noticed", _with_row(evidence, row, result_json=_end(answered))
+
+
+def _forged_sagas(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    for row in _some(evidence, "travels", "undone"):
+        journal = evidence.journals[row.id]
+        last = [entry for entry in journal if isinstance(entry, RunRequested)][-1]
+        left = [ClockRead(at_ms=0) if entry is last else entry for entry in journal]
+        yield "an undo that is not in the journal", _with_journal(evidence, row, left)
+        freed = ("freed", row.id)
+        kept = [line for line in evidence.ledger if (line["kind"], line.get("invocation")) != freed]
+        yield "a saga that was not undone", replace(evidence, ledger=kept)
+    for row in _some(evidence, "travels", "done"):
+        line = {"kind": "freed", "pid": 1, "invocation": row.id, "step": STEPS[0]}
+        yield "a saga that was undone for nothing", replace(evidence, ledger=[*evidence.ledger, line])
+
+
+def _forged_shields(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    for row in _some(evidence, "shielded", "cancelled"):
+        journal = evidence.journals[row.id]
+        lost = [ClockRead(at_ms=0) if isinstance(entry, CancellationRaised) else entry for entry in journal]
+        yield "a cancellation that was lost", _with_journal(evidence, row, lost)
+        early = [CancellationRaised(reason="") if entry == journal[1] else entry for entry in lost]
+        yield "a shield that held nothing up", _with_journal(evidence, row, early)
+        cut = encode_outcome(Cancellation(reason="it was cut off"))
+        yield "a shield that was cut off", _with_row(evidence, row, result_json=cut)
+
+
+def forged_acts(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    """What might go wrong with what operators do."""
+    done = {act.kind: act for act in evidence.acts if act.accepted}
+    pause, handler, restart = done["pause"], done["pause a handler"], done["restart"]
+    changes: list[tuple[str, Act, dict[str, Any]]] = [
+        ("a pause in which it went on", pause, {"looks": [("paused", 3), ("running", 4)]}),
+        ("a resume that did nothing", pause, {"resumes": pause.requests + 1}),
+        ("a pause of a handler that was lost", handler, {"resumes": 0}),
+        ("a restart that was lost", restart, {"into": "inv_lost"}),
+        ("a restart of nobody", restart, {"accepted": False}),
+        ("restarts that were too many", restart, {"requests": 0}),
+    ]
+    for what, act, change in changes:
+        others = [each for each in evidence.acts if each is not act]
+        yield what, replace(evidence, acts=[*others, replace(act, **change)])
+    yield "a pause without an act", _with_row(evidence, evidence.invocations[pause.target], acts_json=None)
+    restarted = evidence.invocations[restart.target]
+    yield "a restart that nobody remembers", _with_row(evidence, restarted, acts_json=None)
+    yield "a handler that is still paused", replace(evidence, pauses=["shapes/one"])
+    claimed = [replace(handler, claims=1)] * ENOUGH
+    others = [replace(act, claims=None) for act in evidence.acts]
+    yield "pauses that hold nothing", replace(evidence, acts=[*others, *claimed])
+
+
+def _some(evidence: Evidence, handler: str, said: str | None = None) -> Iterator[Invocation]:
+    """One invocation of a handler, from the middle of the run, if there is one that has said this."""
+    rows = [
+        row
+        for row in evidence.invocations.values()
+        if row.handler == handler and isinstance(row.result, Resolution)
+    ]
+    rows = [row for row in rows if said in (None, *json.loads(_content(row))["said"])]
+    yield from rows[len(rows) // 2 :][:1]
+
+
+def _content(row: Invocation) -> bytes:
+    assert isinstance(row.result, Resolution), row
+    return row.result.content
+
+
+def _end(content: bytes) -> bytes:
+    return encode_outcome(Resolution.of_json(content))
+
+
+def _with_row(evidence: Evidence, row: Invocation, **changes: Any) -> Evidence:
+    forged = msgspec.structs.replace(row, **changes)
+    return replace(evidence, invocations=dict(evidence.invocations) | {row.id: forged})
+
+
+def _with_journal(evidence: Evidence, row: Invocation, journal: Sequence[Entry]) -> Evidence:
+    return replace(evidence, journals=dict(evidence.journals) | {row.id: journal})
 
 
 def _doubled(evidence: Evidence, row: Invocation) -> Evidence:

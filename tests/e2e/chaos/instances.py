@@ -15,6 +15,7 @@ from e2e.chaos.endings import examine, stop_when_done
 from e2e.chaos.evidence import gather
 from e2e.chaos.faults import TIMEOUT_S, Fault, Faults, Infrastructure
 from e2e.chaos.load import Call, Client, calls
+from e2e.chaos.operators import Operators
 from e2e.chaos.processes import kept_running
 from e2e.chaos.records import Produced, RecordProducer, records
 from e2e.chaos.world import Place, World, populated
@@ -38,6 +39,9 @@ CAUGHT_UP_S = 600.0
 
 OVERLAPPING = 0.5
 """How many of the faults that last do so while the next one is done."""
+
+ACTS_PER_FAULT = 4
+"""How much operators do between two faults."""
 
 DONE_S = 180.0
 
@@ -81,11 +85,14 @@ async def survive_faults(folder: Path, things: Infrastructure, *, seed: int, cou
                 producer = await stack.enter_async_context(RecordProducer(here.bootstrap, here.events))
                 await stack.enter_async_context(kept_running(*here.victims))
                 harm = Faults(here, things, chance).planned(faults)
+                operators = Operators(here, planned, Random(f"{seed} operators"))
                 async with asyncio.timeout(DONE_S + faults * 30 + count / 20):
-                    told = await _harm(here, planned, harm, chance, producing=(producer, produced))
+                    told = await _harm(
+                        here, planned, harm, chance, producing=(producer, produced), operators=operators
+                    )
                 await here.all_started()
             await stop_when_done(here)
-            evidence = await gather(here, planned, produced)
+            evidence = await gather(here, planned, produced, operators.acts)
     return examine(evidence, told=f"seed {seed}: {told}")
 
 
@@ -96,7 +103,7 @@ def _world(folder: Path, things: Infrastructure, url: str) -> World:
         store=url.replace(f":{things.postgres.port}/", f":{things.to_postgres.port}/"),
         kafka=f"{LOOPBACK}:{things.to_kafka.port}",
     )
-    settings = {"AWAKEABLES_INSTANCE_TIMEOUT": f"PT{TIMEOUT_S:g}S"}
+    settings = {"AWAKEABLES_INSTANCE_TIMEOUT": f"PT{TIMEOUT_S:g}S", "CHAOS_TICKS": "1"}
     return World(
         folder,
         things.kafka.bootstrap,
@@ -114,8 +121,9 @@ async def _harm(
     chance: Random,
     *,
     producing: tuple[RecordProducer, list[Produced]],
+    operators: Operators,
 ) -> str:
-    """Between two faults a share of the calls begins, and a share of the records is produced.
+    """Between two faults a share of the calls begins, records are produced, and operators act.
 
     Returns what was done, and to how many calls under way.
 
@@ -159,6 +167,8 @@ async def _harm(
             tasks += [clients.create_task(later(call, chance.uniform(0, gap_s))) for call in some]
             for place, record in enumerate(produced[number * records_share : (number + 1) * records_share]):
                 clients.create_task(produce(record, gap_s * place / records_share))
+            for place in range(ACTS_PER_FAULT):
+                clients.create_task(operators.act(place, gap_s * place / ACTS_PER_FAULT))
             await asyncio.sleep(gap_s * chance.uniform(0.2, 1))
             doing = clients.create_task(do(fault))
             overlaps = chance.random() < OVERLAPPING and fault.lasts

@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 from random import Random
 
-from e2e.chaos.app import SIDES
 from e2e.chaos.endings import examine, stop_when_done
 from e2e.chaos.evidence import gather
 from e2e.chaos.load import Call, Client, calls
+from e2e.chaos.questions import SIDES
 from e2e.chaos.records import Produced, RecordProducer, records
 from e2e.chaos.world import CreateTopics, World, world
 
@@ -27,7 +27,7 @@ async def survive_kills(
     """Kill at random moments under load; fails if anything was lost, settled twice or told wrongly."""
     chance = Random(seed)
     planned, produced = calls(kills * CALLS_PER_KILL, chance), records(kills * RECORDS_PER_KILL, seed)
-    async with world(folder, bootstrap, create_topics, session_s=session_s) as here:
+    async with world(folder, bootstrap, create_topics, session_s=session_s, CHAOS_TICKS="1") as here:
         await here.service.start()
         for worker in here.workers.values():
             await worker.start()

@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import httpx
 
-from e2e.chaos.app import SIDES, Manner, Question, shapes
+from e2e.chaos.app import shapes
+from e2e.chaos.flows import flows
+from e2e.chaos.questions import SIDES, Manner, Question
 
 RETRY_S = 0.1
 LONGEST_RETRY_S = 1.0
@@ -24,6 +26,7 @@ class Call:
     """One call that must exist, from the moment when its client began to insist on it.
 
     Attributes:
+        shape: The handler, as in its path.
         sent: Begun by `…/send`, and asked for in some way afterwards.
         way: How it is asked for.
         keyless: Without an idempotency key, so it can't be repeated.
@@ -48,7 +51,7 @@ class Call:
 
 def calls(count: int, chance: Random, *, several: bool = False) -> list[Call]:
     """Every shape and manner, in an order that the seed decides; for several instances in every way."""
-    names = sorted(shapes.handlers)
+    names = [f"{service.name}/{name}" for service in (shapes, flows) for name in sorted(service.handlers)]
     planned = [
         Call(
             shape=names[n % len(names)],
@@ -57,6 +60,7 @@ def calls(count: int, chance: Random, *, several: bool = False) -> list[Call]:
                 to=chance.choice(SIDES),
                 manner=chance.choice(get_args(Manner)),
                 takes_s=chance.choice((0.0, 0.0, 0.05, 0.5, 2.0)),
+                second=n // len(names) % 2 == 1,
             ),
             sent=chance.random() < 0.25,
         )
@@ -78,7 +82,7 @@ class Client:
     async def insist(self, call: Call) -> None:
         """Repeat the call, under one key, until its end is told."""
         if call.keyless:
-            begun = await self._try(call, "POST", f"/shapes/{call.shape}")
+            begun = await self._try(call, "POST", f"/{call.shape}")
             if begun is None or begun.status_code == 503:
                 call.lost = True
                 return
@@ -93,7 +97,7 @@ class Client:
 
     async def _begun(self, call: Call) -> httpx.Response:
         """The answer to a call that can be repeated; 202: its end is still to be asked for."""
-        path = f"/shapes/{call.shape}"
+        path = f"/{call.shape}"
         if call.sent:
             answer = await self._until(call, "POST", f"{path}/send")
             assert answer.status_code == 202, answer.text

@@ -12,7 +12,8 @@ from typing import Literal, Self, TypeAlias, get_args
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from e2e.chaos.app import SIDES, Event, Manner, Question
+from e2e.chaos.app import Event
+from e2e.chaos.questions import SIDES, Manner, Question
 from e2e.chaos.world import PARTITIONS
 
 RETRY_S = 0.2

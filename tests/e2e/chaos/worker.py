@@ -19,12 +19,14 @@ import httpx
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from awakeables import Reject, Task, Worker
+from awakeables import Reject, Task, TaskOver, Worker
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner
 from awakeables.world import SystemClock
-from e2e.chaos.app import NAME, Answer, Question, topic
 from e2e.chaos.ledger import ledger_of_this_process
+from e2e.chaos.questions import NAME, Answer, Progress, Question, topic
+
+BEAT_S = 0.2
 
 ledger = ledger_of_this_process()
 connection = KafkaConnection(
@@ -41,6 +43,10 @@ def worker_of(side: str) -> Worker:
     async def answer(task: Task[Question]) -> Answer:
         question = task.payload
         await asyncio.sleep(question.takes_s)
+        for _ in range(question.beats):
+            await beat(task)
+        if question.silent:
+            raise TaskOver("timed-out")  # no answer, as if it had died
         if question.manner == "refuses":
             reason = f"no, says {uuid.uuid4().hex}"
             ledger.write("sent", id=task.awakeable_id, reason=reason)
@@ -55,6 +61,13 @@ def worker_of(side: str) -> Worker:
         return chosen
 
     return worker
+
+
+async def beat(task: Task[Question]) -> None:
+    progress = Progress(nonce=uuid.uuid4().hex)
+    ledger.write("beat", id=task.awakeable_id, progress=progress.model_dump())
+    await task.heartbeat(progress)
+    await asyncio.sleep(BEAT_S)
 
 
 def new_answer(task: Task[Question]) -> Answer:

@@ -16,10 +16,11 @@ from typing import Any
 
 import httpx
 
-from e2e.chaos.app import NOBODY, SIDES
 from e2e.chaos.books import Books, SqliteBooks
+from e2e.chaos.flows import TICKS
 from e2e.chaos.ledger import Ledger
 from e2e.chaos.processes import CLI, TESTS, Victim, ended
+from e2e.chaos.questions import NOBODY, SIDES
 from support.eventually import eventually
 from support.real_kafka import free_port
 
@@ -138,11 +139,17 @@ class World:
         return f"{self.completions}.dlq"
 
     @property
+    def revocations(self) -> str:
+        """The topic that workers learn from that nobody waits any more."""
+        return f"{self.name}.revocations"
+
+    @property
     def topics(self) -> dict[str, int]:
         """Those that must exist, with their partitions."""
         return {
             self.completions: PARTITIONS,
             self.dead_letters: 1,
+            self.revocations: 1,
             self.events: PARTITIONS,
             **dict.fromkeys(self.task_topics, PARTITIONS),
         }
@@ -209,6 +216,13 @@ class World:
     async def resolve(self, awakeable_id: str, value: Any, *, at: int = 0) -> None:
         answer = await self.clients[at].post(f"/awakeables/{awakeable_id}/resolve", json=value)
         assert answer.json()["verdict"] == "accepted", answer.text
+
+    async def stops_ticking(self) -> bool:
+        """Whether the schedule is paused; to be asked until it is."""
+        try:
+            return (await self.http.post(f"/schedules/{TICKS}/pause")).status_code == 200
+        except httpx.TransportError:
+            return False
 
     async def verify(self) -> None:
         """Hold the product's own invariants against the rows."""
