@@ -94,6 +94,27 @@ async def test_pg22_a_database_that_another_process_is_just_migrating_is_ours(
         await connection.close()
 
 
+async def test_pg22_what_another_process_has_migrated_is_seen_once_the_lock_is_free(
+    database: NewDatabase,
+) -> None:
+    """Also by a connection that has looked for it so often that all of its plans and names are cached."""
+    url = database(False)
+    waiting, other = await asyncpg.connect(url), await asyncpg.connect(url)
+    try:
+        for _ in range(7):
+            async with waiting.transaction():
+                assert await waiting.fetchval(QUERIES["try_lock"])
+                assert not await waiting.fetchval(QUERIES["has_schema"])
+        async with waiting.transaction():
+            await waiting.execute("SET LOCAL lock_timeout = '1s'")
+            await other.execute(schema.migrations()[0])
+            assert await waiting.fetchval(QUERIES["try_lock"])
+            assert (await schema.checked_meta(cast("Any", waiting), url, "")).version == 1
+    finally:
+        await waiting.close()
+        await other.close()
+
+
 async def test_pg22_who_is_killed_while_it_migrates_leaves_nothing_behind(database: NewDatabase) -> None:
     url = database(False)
     other = await asyncpg.connect(url)

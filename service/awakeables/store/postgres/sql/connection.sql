@@ -63,7 +63,8 @@ WHERE current_setting(s.name) IN ('0', 'on', 'repeatable read', 'serializable')
 SELECT to_regclass('awakeables.meta') IS NOT NULL
 
 -- has_schema --
-SELECT to_regnamespace('awakeables') IS NOT NULL
+-- Not by to_regnamespace, whose cache may not know yet what another process has just committed.
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'awakeables')
 
 -- meta --
 SELECT m.app, m.version, m.served_from FROM awakeables.meta AS m
