@@ -246,7 +246,8 @@ class LocalAttempt:
         execution.ending = True
         if execution.combinators or execution.target is not None:
             execution.forget()
-        self._acting.clear()
+        if self._acting:
+            self._abandon(end)
         if self._coroutine is not None:
             held, self._coroutine = [self._coroutine], None
             self._variables.run(close, held)
@@ -258,6 +259,19 @@ class LocalAttempt:
             # If an action that nobody waited for has failed, that is not how the attempt ended.
             span.ended(end, error=(self._failure or self.error) if end in FAILED_ENDS else None)
         self.error = self._failure = None  # whose tracebacks refer to this
+
+    def _abandon(self, end: AttemptEnd) -> None:
+        """Leave actions to their ends: what they return is not journaled."""
+        names = [self._execution.runs[index].name for index in self._acting if index in self._execution.runs]
+        self._acting.clear()
+        log.info(
+            events.RUNS_ABANDONED,
+            invocation_id=self._origin.invocation_id,
+            service=self._origin.service,
+            handler=self._origin.handler,
+            runs=names,
+            end=end,
+        )
 
     def _hand_out(self, news: News) -> bool:
         """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""

@@ -37,6 +37,7 @@ OF_HANDLERS = {
     "INVOCATION_ENDED",
     "INVOCATION_PAUSED",
     "RUN_FAILED",
+    "RUNS_ABANDONED",
 }
 """Events that are always about one invocation, and name its service and handler."""
 OF_INVOCATIONS = OF_HANDLERS | {"OWNERSHIP_LOST"}
@@ -114,6 +115,18 @@ async def test_a_handler_that_awaits_asyncio_is_warned_of_once(adapter: Handlers
         ("orders", "drops_in"),
     ]
     assert all("ctx.sleep" in line["todo"] and "ctx.run" in line["todo"] for line in warned)
+
+
+async def test_actions_that_are_left_when_their_invocation_ends_are_named(logs: list[Any]) -> None:
+    async def races(ctx: Context) -> None:
+        slow = ctx.run("slow", functools.partial(asyncio.sleep, 60))
+        await ctx.race(slow, ctx.sleep(timedelta(seconds=1)))
+
+    bench = Bench()
+    async with bench.serving(races=races) as process:
+        await bench.status(await bench.begin(process, "races"), "completed")
+    [left] = [line for line in logs if line["event"] == events.RUNS_ABANDONED]
+    assert (left["handler"], left["runs"], left["end"]) == ("races", ["slow"], "succeeded")
 
 
 async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs: list[Any]) -> None:
