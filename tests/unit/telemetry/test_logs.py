@@ -117,7 +117,7 @@ async def test_a_handler_that_awaits_asyncio_is_warned_of_once(adapter: Handlers
     assert all("ctx.sleep" in line["todo"] and "ctx.run" in line["todo"] for line in warned)
 
 
-async def test_actions_that_are_left_when_their_invocation_ends_are_named(logs: list[Any]) -> None:
+async def test_actions_that_are_left_when_their_invocation_ends_are_named(all_logs: list[Any]) -> None:
     async def races(ctx: Context) -> None:
         slow = ctx.run("slow", functools.partial(asyncio.sleep, 60))
         await ctx.race(slow, ctx.sleep(timedelta(seconds=1)))
@@ -125,7 +125,7 @@ async def test_actions_that_are_left_when_their_invocation_ends_are_named(logs: 
     bench = Bench()
     async with bench.serving(races=races) as process:
         await bench.status(await bench.begin(process, "races"), "completed")
-    [left] = [line for line in logs if line["event"] == events.RUNS_ABANDONED]
+    [left] = [line for line in all_logs if line["event"] == events.RUNS_ABANDONED]
     assert (left["handler"], left["runs"], left["end"]) == ("races", ["slow"], "succeeded")
 
 
