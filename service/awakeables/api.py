@@ -81,6 +81,7 @@ from awakeables.errors import (
     NotPossible,
     Overloaded,
     QueueIsFull,
+    RunNotBegun,
     ValueSealed,
 )
 from awakeables.handlers.invoking import (
@@ -209,6 +210,7 @@ class Api(Queries):
             Overloaded: Too many calls wait already; nothing was created.
             IdempotencyConflict: The key was used for another request.
             QueueIsFull: The object's key has too many calls in its queue.
+            RunNotBegun: The workflow has no run of this key.
             InvalidInput: The object's key can't be one, or is missing.
         """
         _, submitted = self._submit(
@@ -223,7 +225,7 @@ class Api(Queries):
         )
         reply = await submitted
         if isinstance(reply, NotBegun):
-            raise not_begun(handler, key)
+            raise RunNotBegun(f"{handler.service}/{key}")
         if isinstance(reply, KeyConflict) and handler.kind == "run":
             raise IdempotencyConflict(
                 f"{handler.service}/{key} has a run with another input, {reply.id}: it is begun once per key"
@@ -249,7 +251,8 @@ class Api(Queries):
     ) -> WaitingCall:
         """Create an invocation and wait for its end, without waiting for its beginning first.
 
-        The arguments are those of `begin`. If the queue of an object's key is full, `end` raises it.
+        The arguments are those of `begin`. If the queue of an object's key is full, or a workflow has no run
+        of the key, `end` raises it.
 
         Raises:
             Overloaded: Too many calls wait already; nothing was created.
@@ -343,7 +346,7 @@ class Api(Queries):
             self._waiters.failed(begin.id, QueueIsFull(f"{begin.service}/{begin.key}", reply.length))
             return
         if isinstance(reply, NotBegun):
-            self._waiters.failed(begin.id, not_begun(begin, begin.key))
+            self._waiters.failed(begin.id, RunNotBegun(f"{begin.service}/{begin.key}"))
             return
         if self._logs_begins and isinstance(reply, Begun) and reply.created:
             subject = InvocationLog(invocation_id=begin.id, service=begin.service, handler=begin.handler)
@@ -830,11 +833,6 @@ class Api(Queries):
         elif not self._engine.serving.is_set():
             board["service"] = STARTING
         return Readiness.of(board)
-
-
-def not_begun(of: Handler | Begin, key: str | None) -> NotFound:
-    """A handler of a workflow was called for a key that has no run."""
-    return NotFound(f"{of.service}/{key} has not begun: call its run first")
 
 
 def _check_key(handler: Handler, key: str | None) -> None:

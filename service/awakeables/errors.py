@@ -10,6 +10,7 @@ AwakeablesError
 ├── CallerError              the caller must change the request; never retried
 │   ├── MalformedId          not an ID that this project ever issued
 │   ├── NotFound             no such invocation, awakeable, service or handler
+│   │   └── RunNotBegun      the workflow has no run of this key yet
 │   ├── InvalidInput         a body that does not fit the handler's input
 │   ├── IdempotencyConflict  the key was used before with another body
 │   ├── QueueIsFull          too many calls of that key of an object are open
@@ -172,6 +173,13 @@ class MalformedId(CallerError):
 
 class NotFound(CallerError):
     """No invocation, awakeable, service, handler or other object has this name or ID."""
+
+
+class RunNotBegun(NotFound):
+    """A handler of a workflow was called for a key that has no run; nothing was begun."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} has not begun: call its run first")
 
 
 class InvalidInput(CallerError):

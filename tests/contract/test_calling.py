@@ -273,13 +273,30 @@ async def test_a_key_of_another_request_is_refused_and_stays_so(driver: Driver) 
     call = driver.a_call(caller, key="k")
     assert call.idempotency is not None
     call = replace(call, idempotency=replace(call.idempotency, fingerprint="other"))
-    await driver.do(Advanced, driver.an_advance(caller, chunk=None, calls=[call]))
+    alike, apart = driver.a_call(caller, key="k"), driver.a_call(caller, key="l")
+    order = driver.an_advance(caller, chunk=None, calls=[call, alike, apart])
+    assert (await driver.do(Advanced, order)).conflicts == (call.id,)
+    # Sent again after a lost acknowledgement.
+    assert (await driver.do(Advanced, order)).conflicts == (call.id,)
     assert await driver.store.invocation(call.id) is None
     assert await driver.store.keyed(["alias"], call.id) == []
     _, outcome = await born(driver, call.id)
     assert isinstance(outcome, Rejection)
     assert outcome.code == 422
     assert (await driver.invocation(first.id)).status == "pending"
+
+
+async def test_a_key_of_another_request_is_refused_in_the_first_step_as_well(driver: Driver) -> None:
+    await a_caller(driver, key="k")
+    begin = driver.a_begin(owner="me", first=True)
+    assert begin.first is not None
+    call = driver.a_call(Invocation(begin.id, "orders", "fulfil", 1, 1), key="k")
+    assert call.idempotency is not None
+    call = replace(call, idempotency=replace(call.idempotency, fingerprint="other"))
+    begin = replace(begin, first=replace(begin.first, calls=(call,)))
+    for _ in range(2):  # the second time after a lost acknowledgement
+        assert (await driver.do(Begun, begin)).conflicts == (call.id,)
+    assert await driver.store.invocation(call.id) is None
 
 
 async def test_calls_and_callers_from_outside_share_their_keys(driver: Driver) -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import PROMISE, Completion
 from awakeables.core.commands import (
     Begin,
+    BeginBatch,
     Cancel,
     Ended,
     Idempotency,
@@ -17,10 +18,12 @@ from awakeables.core.commands import (
     NewAwakeable,
     NewCall,
     OfWorkflow,
+    PartitionFence,
     Purge,
     Queue,
     Restart,
     Settle,
+    TakePartitions,
 )
 from awakeables.core.ids import promise_id
 from awakeables.core.invocations import Continue, End, Invocation, Suspend
@@ -29,16 +32,18 @@ from awakeables.core.objects import RUN, StateWrite
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import (
     Advanced,
+    BatchBegun,
     Begun,
     CancelMarked,
     KeyConflict,
     Killed,
     NotBegun,
+    PartitionsTaken,
     Purged,
     Restarted,
     SettledAll,
 )
-from contract.driver import Driver
+from contract.driver import DLQ, TOPIC, Driver
 
 SCOPE = "run of signups"
 RUN_ENDED = Rejection(reason="the run ended and had not settled this promise", code=410)
@@ -113,6 +118,19 @@ async def test_a_run_is_begun_with_its_promises_once_per_key(driver: Driver) -> 
     assert (await driver.do(Begun, a_run(driver, "other"))).created
     # Sent again after a lost acknowledgement.
     assert await driver.do(Begun, run) == Begun(id=run.id, created=True)
+
+
+async def test_records_of_a_key_that_has_a_run_are_counted_and_begin_nothing(driver: Driver) -> None:
+    """Whatever they say: one of the run that was there, and one of a run of the same batch."""
+    await driver.do(Begun, a_run(driver))
+    await driver.do(
+        PartitionsTaken, TakePartitions(owner="me", topic=TOPIC, partitions=(0,), subscription="new")
+    )
+    first = a_run(driver, "new")
+    begins = (a_run(driver, fingerprint="other"), first, a_run(driver, "new"))
+    fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=4, next=7, owner="me", subscription="new")
+    batch = BeginBatch(fence=fence, begins=begins, offsets=(4, 5, 6), relay_to=DLQ)
+    assert await driver.do(BatchBegun, batch) == BatchBegun(ids=(first.id,), next=7, joined=2)
 
 
 async def test_other_handlers_need_a_run(driver: Driver) -> None:

@@ -20,7 +20,7 @@ class Begun(Record):
 
     Attributes:
         effects: The unsent ones of its first step, with their deadlines.
-        settled: As in `Advanced`; so are `wakes` and `stopped`.
+        settled: As in `Advanced`; so are `wakes`, `stopped` and `conflicts`.
     """
 
     id: str
@@ -29,6 +29,7 @@ class Begun(Record):
     settled: tuple[tuple[str, Outcome], ...] = ()
     wakes: tuple[Wake, ...] = ()
     stopped: tuple[Invocation, ...] = ()
+    conflicts: tuple[str, ...] = ()
 
 
 class KeyConflict(Record):
@@ -70,6 +71,8 @@ class Advanced(Record):
         wakes: The invocations that waited for the end of this one, or of one that was cancelled with it.
         stopped: The invocations that were cancelled with this one.
         filed: Whether the record that it was begun for has become a dead letter.
+        conflicts: The IDs of those of its calls and sends that were not created, because their idempotency
+            keys had been used with other inputs.
     """
 
     invocation: Invocation
@@ -78,6 +81,7 @@ class Advanced(Record):
     wakes: tuple[Wake, ...] = ()
     stopped: tuple[Invocation, ...] = ()
     filed: bool = False
+    conflicts: tuple[str, ...] = ()
 
 
 class Fenced(Record):

@@ -455,6 +455,7 @@ class Draft:
         woken: The waits that it settles, with their outcomes; their invocations are woken.
         objects: The queues of keys, as `invocations`.
         refused: The calls that it does not create, and why.
+        conflicts: The calls that it does not create, because their keys were used for other requests.
     """
 
     __slots__ = (
@@ -463,6 +464,7 @@ class Draft:
         "_queued",
         "awakeables",
         "chunks",
+        "conflicts",
         "invocations",
         "now_ms",
         "objects",
@@ -483,6 +485,7 @@ class Draft:
         self._keys: dict[tuple[str, str], tuple[str, str]] = {}
         self.objects: dict[ObjectKey, tuple[ObjectRow | None, ObjectRow | None]] = {}
         self.refused: dict[str, Rejection] = {}
+        self.conflicts: list[str] = []
         self._queued: list[tuple[ObjectKey, str]] = []
 
     @property

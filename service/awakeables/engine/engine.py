@@ -20,6 +20,7 @@ from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import Ids
 from awakeables.core.journal import Input
 from awakeables.core.outcomes import Rejection
+from awakeables.core.versions import parsed_target
 from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.dryreplay import DryReplays
@@ -242,6 +243,8 @@ class Engine:
             failed_record=self._failed_record,
             on_subscribed_end=lambda name: self.subscriptions.ended(name),
         )
+        for target in app.targets:  # an alarm can't see a series appear with 1
+            self.metrics.send_conflicts.labels(*parsed_target(target)[:2])
         self.others = OtherInstances(
             store.hints,
             store,

@@ -6,6 +6,7 @@ import logging
 
 import structlog
 
+from awakeables.core.commands import NewCall
 from awakeables.core.invocations import End
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection
 from awakeables.core.records import Record
@@ -85,6 +86,18 @@ class InvocationLog(Record):
             failures=failures,
             retry_in_ms=retry_in_ms,
             exc_info=error,
+        )
+
+    def send_conflict(self, call: NewCall) -> None:
+        """Log that the invocation has sent something whose idempotency key was used with another input."""
+        log.warning(
+            events.SEND_CONFLICT,
+            invocation_id=self.invocation_id,
+            service=self.service,
+            handler=self.handler,
+            callee=f"{call.service}/{call.handler}",
+            key=call.key,
+            idempotency_key=None if call.idempotency is None else call.idempotency.key,
         )
 
     def paused(self, reason: str, *, level: int = logging.WARNING) -> None:

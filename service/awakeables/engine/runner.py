@@ -268,6 +268,7 @@ class Runner:
             self._inbox.update(reply.settled)
             if first is not None:
                 self._relay(first, reply.effects)
+                self._note_conflicts(first, reply.conflicts)
             if reply.stopped or reply.wakes:
                 self._tell(reply)
             self.go_on()
@@ -715,6 +716,7 @@ class Runner:
             self._pool.proved_alive()
         if progress is not None and (progress.awakeables or progress.calls or reply.effects):
             self._relay(progress, reply.effects)
+            self._note_conflicts(progress, reply.conflicts)
         if reply.stopped or reply.wakes:
             self._tell(reply)
 
@@ -731,6 +733,19 @@ class Runner:
             self._pool.look_again()
         if effects and self._commits.owner == self._pool.member.id:  # else they are others' to publish
             self._pool.publish(effects)
+
+    def _note_conflicts(self, progress: Progress, conflicts: Sequence[str]) -> None:
+        """Log and count the sends that were not created, of which the handler may never learn.
+
+        What it waits for raises in the handler.
+        """
+        if not conflicts:
+            return
+        awaited = {each.source for each in progress.awakeables}
+        for call in progress.calls:
+            if call.id in conflicts and call.id not in awaited:
+                self._log.send_conflict(call)
+                self._pool.metrics.send_conflicts.labels(call.service, call.handler).inc()
 
     def _not_committed(self, reply: Reply | BaseException) -> None:
         if self._lost or self._sealed or self._refusal is not None:

@@ -78,6 +78,7 @@ class SubscribedTopic(ReadTopic):
     Attributes:
         handler: What is called with each record.
         settings: How.
+        attached: Counts the records for keys of workflows that had a run.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class SubscribedTopic(ReadTopic):
         self.on_begun = on_begun
         self._offsets = offsets
         self._records = metrics.subscription_records.labels(name)
+        self.attached = metrics.subscription_attached.labels(name)
         self._waiting = metrics.subscription_waiting
         self._open = settings.max_open  # until they are counted
         self._counted_s = NEVER_S
@@ -326,6 +328,8 @@ class SubscriptionSink(PartitionSink):
             raise OwnershipLost("the batch's partition has another reader, or it was stored before")
         if not isinstance(reply, BatchBegun):
             raise TypeError(f"BeginBatch got the reply {type(reply).__name__}")
+        if reply.joined:
+            topic.attached.inc(reply.joined)
         if reply.dead_letters or reply.folded:
             self._report_dead_letters(reply.dead_letters, reply.folded)
         return reply

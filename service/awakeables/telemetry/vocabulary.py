@@ -160,6 +160,13 @@ ATTEMPT_SECONDS = Metric(
     buckets=SLOW_S,
     runbook="Long attempts count against `max_running`: wait on an awakeable rather than in `ctx.run`.",
 )
+SEND_CONFLICTS = Metric(
+    name="awakeables_send_conflicts",
+    kind="counter",
+    help="Sends that began nothing, because their idempotency key was used with another input before.",
+    labels=("service", "handler"),
+    runbook="`send_conflict` in the log has the sender and the key: it should send the same again.",
+)
 VERDICTS_TOLD = Metric(
     name="awakeables_verdicts",
     kind="counter",
@@ -248,6 +255,13 @@ SUBSCRIPTION_RECORDS = Metric(
     help="Records of a subscription that have begun an invocation.",
     labels=("subscription",),
     runbook="Compare with `awakeables_dead_letters_total`: what does not fit is a dead letter.",
+)
+SUBSCRIPTION_ATTACHED = Metric(
+    name="awakeables_subscription_records_attached",
+    kind="counter",
+    help="Records of a subscription that began nothing, because their key's workflow has a run already.",
+    labels=("subscription",),
+    runbook="Nothing, if producers repeat records; else they use a key twice, and its second input is lost.",
 )
 SUBSCRIPTION_EXPIRED = Metric(
     name="awakeables_subscription_records_expired",
@@ -397,10 +411,10 @@ WORKER_RUNNING = Metric(
 
 SERVICE_METRICS: tuple[Metric, ...] = (
     BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, QUEUED_OLDEST, HANDLERS_LIVE,
-    ATTEMPTS, ATTEMPT_SECONDS, HANDLER_PAUSED,
+    ATTEMPTS, ATTEMPT_SECONDS, HANDLER_PAUSED, SEND_CONFLICTS,
     VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
     SUBSCRIPTION_LAG, SUBSCRIPTION_BEHIND, SUBSCRIPTION_TRANSACTION, SUBSCRIPTION_WAITING,
-    SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED, SCHEDULE, SCHEDULE_BLOCKED,
+    SUBSCRIPTION_RECORDS, SUBSCRIPTION_ATTACHED, SUBSCRIPTION_EXPIRED, SCHEDULE, SCHEDULE_BLOCKED,
     CONSUMER_LAG, CONSUMER_BEHIND,
     CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,

@@ -17,7 +17,7 @@ from awakeables.web.bodies import Bodies
 from awakeables.web.guard import Guard
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Headers, HttpRequest, Response
-from awakeables.web.responses import as_json, ask_later, not_yet, of_result
+from awakeables.web.responses import as_json, ask_later, attached, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -50,8 +50,10 @@ class CallRoutes:
         """Begin an invocation, or attach to the one with this idempotency key, and wait for its result."""
         handler, key = self._target(request)
         body = await self._bodies.read(request)
+        headers: Headers = ()
         if b"idempotency-key" in request.headers or handler.kind == "run":
-            invocation_id = (await self._begin(request, handler, key, body)).id
+            begun = await self._begin(request, handler, key, body)
+            invocation_id, headers = begun.id, attached(begun)
             outcome = await self._waiting.result(request, invocation_id)
         else:
             call = self._api.call(
@@ -67,9 +69,9 @@ class CallRoutes:
             invocation_id = call.id
             outcome = await self._waiting.call(request, call, doubt=IN_DOUBT)
         if outcome is not None:
-            return of_result(invocation_id, outcome)
+            return of_result(invocation_id, outcome, headers)
         row = await self._waiting.store(self._api.invocation(invocation_id))
-        return not_yet(row, retry_after=self._retry_after)
+        return not_yet(row, retry_after=self._retry_after, headers=headers)
 
     async def send(self, request: HttpRequest) -> Response:
         """Begin an invocation, now or after a delay, without waiting for its result."""
@@ -82,7 +84,7 @@ class CallRoutes:
         return as_json(
             views.BegunView(invocation_id=begun.id, created=begun.created),
             status=202,
-            headers=ask_later(begun.id, self._retry_after),
+            headers=(*ask_later(begun.id, self._retry_after), *attached(begun)),
         )
 
     def _target(self, request: HttpRequest, verb: str = "") -> tuple[Handler, str | None]:

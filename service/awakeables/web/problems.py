@@ -20,6 +20,7 @@ MEDIA_TYPE: Final = b"application/problem+json"
 _TABLE: Final[dict[type[Exception], tuple[int, str, str]]] = {
     errors.MalformedId: (400, "malformed-id", "The ID is malformed"),
     errors.NotFound: (404, "not-found", "Not found"),
+    errors.RunNotBegun: (404, "not-begun", "The workflow has no run of this key"),
     errors.InvalidInput: (422, "invalid-input", "The input is invalid"),
     errors.IdempotencyConflict: (
         422,

@@ -10,8 +10,8 @@ from starlette.types import Receive
 
 from awakeables.api import Api, WaitingCall
 from awakeables.core.outcomes import Outcome
-from awakeables.core.replies import QueueFull
-from awakeables.errors import QueueIsFull
+from awakeables.core.replies import NotBegun, QueueFull
+from awakeables.errors import QueueIsFull, RunNotBegun
 from awakeables.web.deadlines import Deadline, Deadlines
 from awakeables.web.problems import Problem, in_doubt
 from awakeables.web.request import HttpRequest
@@ -62,6 +62,7 @@ class Waiting:
         Raises:
             Problem: The store did not confirm in time that the call has begun.
             QueueIsFull: The queue of the object's key is full, so the call has not begun.
+            RunNotBegun: The workflow has no run of the key, so the call has not begun.
         """
         longest_s = self._longest_wait_s(request)
         first_s = min(longest_s, UNWATCHED_S)
@@ -80,9 +81,11 @@ class Waiting:
                     reply = await call.begun
             except TimeoutError:
                 raise self.no_answer(doubt) from None
+            # `call.end` raises these, too, but may have been cancelled when its time was over.
             if isinstance(reply, QueueFull):
-                # `call.end` raises it, too, but may have been cancelled when its time was over.
                 raise QueueIsFull("/".join(request.names[:2]), reply.length)
+            if isinstance(reply, NotBegun):
+                raise RunNotBegun("/".join(request.names[:2]))
         finally:
             self._api.leave(call)
         return await self._wait_on(request, call.id, longest_s)

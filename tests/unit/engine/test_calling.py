@@ -9,12 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from awakeables import App, Cancelled, Context, Service, TerminalError
 from awakeables.core.invocations import KILLED, Invocation
 from awakeables.core.outcomes import Cancellation, Resolution
+from awakeables.engine import invocationlog
 from awakeables.errors import NotFound, NotPossible
 from awakeables.store.membership import LocalHints
+from awakeables.telemetry import events
 from awakeables.testing.bench import Bench, Process, quick, until
 from unit.engine.harness import failed, value
 
@@ -46,6 +49,33 @@ async def grandcaller(ctx: Context) -> int:
 @service.handler()
 async def sender(ctx: Context) -> str:
     return ctx.send(callee, idempotency_key="one").id
+
+
+@service.handler()
+async def echo(ctx: Context, number: int) -> int:
+    return number
+
+
+@service.handler()
+async def sends_twice(ctx: Context) -> None:
+    for number in (1, 1, 2):
+        ctx.send(echo, number, idempotency_key="sends_twice")
+
+
+@service.handler()
+async def sends_later(ctx: Context) -> None:
+    ctx.send(echo, 1, idempotency_key="sends_later")
+    await ctx.sleep(timedelta(seconds=5))
+    ctx.send(echo, 2, idempotency_key="sends_later")
+
+
+@service.handler()
+async def calls_twice(ctx: Context) -> int:
+    await ctx.call(echo, 1, idempotency_key="calls_twice")
+    try:
+        return await ctx.call(echo, 2, idempotency_key="calls_twice")
+    except TerminalError as error:
+        return error.code
 
 
 @service.handler()
@@ -260,6 +290,47 @@ async def test_an_id_of_a_call_that_was_joined_stands_for_the_older_one() -> Non
             await process.api.kill(second)
         with pytest.raises(NotFound):
             await process.api.kill(f"{second[:-1]}0")
+
+
+@ALL
+async def test_a_send_that_begins_nothing_is_logged_and_counted(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first step as in a later one, and whatever the store forgets to say."""
+    bench, log = Bench(), CapturingLogger()
+    monkeypatch.setattr(invocationlog, "log", log)
+    async with bench.running(app, settings) as process:
+        for handler in ("sends_twice", "sends_later"):
+            bench.store.lose_after = 1
+            invocation_id = await bench.begin(process, handler)
+            await bench.status(invocation_id, "completed")
+            [call] = [call for call in log.calls if call.args[0] == events.SEND_CONFLICT]
+            assert call.method_name == "warning"
+            assert call.kwargs == {
+                "invocation_id": invocation_id,
+                "service": "orders",
+                "handler": handler,
+                "callee": "orders/echo",
+                "key": None,
+                "idempotency_key": handler,
+            }
+            log.calls.clear()
+        registry = process.engine.metrics.registry
+        of = {"service": "orders", "handler": "echo"}
+        assert registry.get_sample_value("awakeables_send_conflicts_total", of) == 2
+        assert registry.get_sample_value("awakeables_send_conflicts_total", of | {"handler": "callee"}) == 0
+
+
+@ALL
+async def test_a_call_whose_key_is_refused_fails_in_its_handler_and_is_not_logged(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, log = Bench(), CapturingLogger()
+    monkeypatch.setattr(invocationlog, "log", log)
+    async with bench.running(app, settings) as process:
+        invocation_id = await bench.begin(process, "calls_twice")
+        assert value(await bench.status(invocation_id, "completed")) == 422
+    assert [call for call in log.calls if call.args[0] == events.SEND_CONFLICT] == []
 
 
 @ALL

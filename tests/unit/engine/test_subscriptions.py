@@ -20,6 +20,7 @@ from awakeables import (
     Subscription,
     TerminalError,
     VirtualObject,
+    Workflow,
 )
 from awakeables.core.commands import BeginBatch, PausePartitions
 from awakeables.core.deadletters import OMITTED_HEADER, DeadLetter
@@ -91,7 +92,15 @@ async def look(ctx: SharedContext, amount: int) -> str:
     return ctx.key
 
 
-app = App("shop", services=[orders, carts])
+signups = Workflow("signups")
+
+
+@signups.run(topic="sign-ups")
+async def sign_up(ctx: ObjectContext, amount: int) -> int:
+    return amount
+
+
+app = App("shop", services=[orders, carts, signups])
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +146,21 @@ async def test_a_batch_begins_an_invocation_per_record_and_moves_the_offset() ->
             (2, b"3"),
         ]
         assert await a_sink(process).open() == 3
+
+
+async def test_a_record_of_a_key_that_has_a_run_begins_nothing_and_is_counted() -> None:
+    bench = Bench()
+    async with bench.running(app) as process:
+        sink = a_sink(process, "signups.run")
+        await sink.open()
+        assert await sink.take(records(b"1", b"1")) == 2
+        assert await ended(bench, 1) == [b"1"]
+        assert await sink.take(records(b"2", first=2)) == 3
+        assert letters(bench) == []
+        registry, of = process.engine.metrics.registry, {"subscription": "signups.run"}
+        assert registry.get_sample_value("awakeables_subscription_records_total", of) == 1
+        assert registry.get_sample_value("awakeables_subscription_records_attached_total", of) == 2
+    assert len(rows(bench)) == 1
 
 
 async def test_a_handler_sees_the_record_and_its_headers_as_text() -> None:

@@ -408,8 +408,11 @@ async def test_the_same_key_and_body_attach_to_the_same_invocation(web: Web) -> 
     again = await web.client.post("/orders/anything", json=[1], headers=sent)
     assert first.headers["invocation-id"] == again.headers["invocation-id"]
     assert first.json() == again.json() == [1]
+    assert "awakeables-attached" not in first.headers
+    assert again.headers["awakeables-attached"] == "true"
     later = await web.client.post("/orders/anything/send", json=[1], headers=sent)
     assert later.json() == {"invocation_id": first.headers["invocation-id"], "created": False}
+    assert later.headers["awakeables-attached"] == "true"
 
 
 async def test_concurrent_calls_with_one_key_are_one_invocation(web: Web) -> None:

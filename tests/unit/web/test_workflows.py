@@ -22,6 +22,19 @@ async def test_a_run_is_begun_once_and_both_callers_get_its_result(web: Web) -> 
     assert [response.json() for response in responses] == [True, True]
     ids = {response.headers["invocation-id"] for response in responses}
     assert ids == {sent.json()["invocation_id"]}
+    told = [response.headers.get("awakeables-attached") for response in (*responses, sent)]
+    assert told == [None, "true", "true"]
+
+
+async def test_a_caller_that_joins_a_run_is_told_so_however_that_ends(web: Web) -> None:
+    begun = (await web.client.post(f"{RUN}/send", json="a@b")).json()["invocation_id"]
+    waiting = await web.client.post(RUN, json="a@b", headers={"prefer": "wait=0"})
+    assert (waiting.status_code, waiting.headers["awakeables-attached"]) == (202, "true")
+    await web.client.post(f"/invocations/{begun}/kill")
+    killed = await web.client.post(RUN, json="a@b")
+    problem(killed, 409, "handler-failed")
+    assert killed.headers["awakeables-attached"] == "true"
+    assert killed.headers["invocation-id"] == begun
 
 
 async def test_another_input_and_an_idempotency_key_are_refused(web: Web) -> None:
@@ -34,9 +47,11 @@ async def test_another_input_and_an_idempotency_key_are_refused(web: Web) -> Non
 
 
 async def test_other_handlers_need_a_run(web: Web) -> None:
-    for path in ("/signups/k-1/clicked", "/signups/k-1/clicked/send"):
-        detail = problem(await web.client.post(path), 404, "not-found")["detail"]
+    for path, prefer in (("clicked", "wait=60"), ("clicked", "wait=0"), ("clicked/send", "")):
+        response = await web.client.post(f"/signups/k-1/{path}", headers={"prefer": prefer})
+        detail = problem(response, 404, "not-begun")["detail"]
         assert detail == "signups/k-1 has not begun: call its run first"
+    problem(await web.client.post("/signups/k-1/clicks"), 404, "not-found")
     assert web.store.tables.invocations == {}
 
 

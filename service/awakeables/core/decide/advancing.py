@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import acts_bytes, with_act
 from awakeables.core.awakeables import AwakeableRow, Watch
-from awakeables.core.commands import Advance, Begin, FirstStep, NewAwakeable
+from awakeables.core.commands import Advance, Begin, FirstStep, NewAwakeable, NewCall
 from awakeables.core.decide.calling import (
+    CONFLICT,
     abandon,
     cancel_by_id,
     cancel_call,
@@ -69,6 +70,7 @@ def begin(  # noqa: C901 - one case after the other
     step: _Step | None = None
     wakes: tuple[Wake, ...] = ()
     stopped: tuple[Invocation, ...] = ()
+    conflicts: tuple[str, ...] = ()
     if first is not None and command.owner is not None:
         row = invocations.advance(
             row,
@@ -84,6 +86,7 @@ def begin(  # noqa: C901 - one case after the other
         step = _decide(first, (), row, command.build or "", draft)
         wakes = draft.write()
         stopped = draft.stopped_rows() if draft.stopped else ()
+        conflicts = tuple(draft.conflicts)
         _write(first, step, row, command.owner, changes)
     elif command.queue is not None:
         draft = Draft(changes, now_ms)
@@ -117,6 +120,7 @@ def begin(  # noqa: C901 - one case after the other
         settled=step.settled,
         wakes=wakes,
         stopped=stopped,
+        conflicts=conflicts,
     )
 
 
@@ -149,7 +153,13 @@ def _begun_before(command: Begin, rows: Rows) -> Begun:
     if first is None:
         return Begun(id=command.id, created=True)
     settled = _settled_before(first.called_off, first.awakeables, rows)
-    return Begun(id=command.id, created=True, effects=_unsent(first.effects, rows), settled=settled)
+    return Begun(
+        id=command.id,
+        created=True,
+        effects=_unsent(first.effects, rows),
+        settled=settled,
+        conflicts=_conflicts_before(first.calls, rows),
+    )
 
 
 def advance(command: Advance, rows: Rows, now_ms: int, changes: Changes) -> Advanced | Fenced:
@@ -216,13 +226,19 @@ def advance(command: Advance, rows: Rows, now_ms: int, changes: Changes) -> Adva
         wakes=wakes,
         stopped=stopped,
         filed=bool(letters),
+        conflicts=tuple(draft.conflicts),
     )
 
 
 def _again(command: Advance, row: Invocation, rows: Rows) -> Advanced:
     """Rebuild the reply that was lost; effects that were sent meanwhile are left out."""
     settled = _settled_before((*command.cancels, *command.called_off), command.awakeables, rows)
-    return Advanced(invocation=row, effects=_unsent(command.effects, rows), settled=settled)
+    return Advanced(
+        invocation=row,
+        effects=_unsent(command.effects, rows),
+        settled=settled,
+        conflicts=_conflicts_before(command.calls, rows),
+    )
 
 
 def _settled_before(
@@ -238,6 +254,13 @@ def _settled_before(
         for key, outcome in settled
         if outcome is not None and (key in waits or outcome in (CANCELLED_OUTCOME, CALLED_OFF))
     )
+
+
+def _conflicts_before(calls: Sequence[NewCall], rows: Rows) -> tuple[str, ...]:
+    """The calls of a commit which was applied before that it did not create because of their keys."""
+    places = [(CONFLICT, call.id) for call in calls if call.idempotency is not None]
+    rows.keys.require(places)
+    return tuple(call_id for _, call_id in places if rows.keys[CONFLICT, call_id] is not None)
 
 
 def _unsent(effects: Sequence[Effect], rows: Rows) -> tuple[Effect, ...]:

@@ -53,7 +53,10 @@ def create_calls(draft: Draft, calls: Iterable[NewCall], caller: str, build: str
             known = draft.key(idempotency.scope, idempotency.key)
             if known is not None:
                 fingerprint, invocation_id = known
-                scope = ALIAS if idempotency.is_of(fingerprint) else CONFLICT
+                scope = ALIAS
+                if not idempotency.is_of(fingerprint):
+                    scope = CONFLICT
+                    draft.conflicts.append(call.id)
                 draft.add_key(scope, call.id, "", invocation_id)
                 continue
         row = Invocation(call.id, call.service, call.handler, draft.now_ms, draft.now_ms, build=build)

@@ -175,9 +175,10 @@ def _add_of_sending(
 def _add_of_step(step: Advance | FirstStep, rows: Rows, keys: Keys, *, again: bool) -> None:
     """Add what the idempotency keys, and the IDs, of the step's calls stand for.
 
-    If the step is committed again, add the waits that it made.
+    If the step is committed again, add the waits that it made, and the calls that it did not.
     """
     if again:
+        keys["keys"].update((CONFLICT, call.id) for call in step.calls if call.idempotency is not None)
         keys["awakeables"].update(each.id for each in step.awakeables if each.source is not None)
     called = {call.id for call in step.calls}
     attached = {each.source for each in step.awakeables if each.source is not None and not each.owned}
