@@ -176,12 +176,7 @@ class Queries:
 
         All open invocations are visited: some seconds per million.
         """
-        declared = {
-            (service.name, name): versions.keys()
-            for service in self.app.services.values()
-            for name, versions in service.versions.items()
-        }
-        return versions_in_use(declared, await self._store.open_by_versions())
+        return versions_in_use(self.app.versions, await self._store.open_by_versions())
 
     # Virtual objects
 

@@ -10,13 +10,17 @@ from typing import Any, TypeAlias, cast
 import asyncpg
 import pytest
 
+from awakeables.core.commands import TakePartitions
+from awakeables.core.replies import PartitionsTaken
+from awakeables.core.versions import OpenInvocations, Versions
 from awakeables.errors import OperatorError, StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.postgres import schema
 from awakeables.store.postgres.checkup import inspect_database
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.store import PostgresStore
+from awakeables.store.usage import CodeUsage
 from awakeables.telemetry import events
-from contract.driver import RETENTION_MS
+from contract.driver import RETENTION_MS, Driver, FakeClock
 from support.eventually import eventually
 from support.logs import heard
 from support.real_postgres import RealPostgres
@@ -187,6 +191,23 @@ async def test_a_password_with_any_character_is_encoded_and_never_shown(server: 
     finally:
         hba.write_text(before)
         server.sql("SELECT pg_reload_conf(); DROP ROLE guest")
+
+
+async def test_what_the_rows_need_of_the_code_is_looked_at_if_the_app_is_given(database: NewDatabase) -> None:
+    url, clock = database(True), FakeClock()
+    store = PostgresStore(url, retention_ms=RETENTION_MS, app="shop", clock=clock)
+    await store.open()
+    driver = Driver(store, clock)
+    row = await driver.begin()
+    take = TakePartitions(owner="me", topic="numbers", partitions=(0, 2), subscription="orders.count")
+    await driver.do(PartitionsTaken, take)
+    await store.close()
+    group = OpenInvocations(
+        service="orders", handler="fulfil", versions=Versions(), count=1, oldest_ms=row.created_ms
+    )
+    usage = CodeUsage((group,), {("orders.count", "numbers"): 2})
+    assert (await inspect_database(url, "shop")).usage == usage
+    assert (await inspect_database(url)).usage is None
 
 
 UNSAFE = {

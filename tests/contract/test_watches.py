@@ -193,6 +193,19 @@ async def test_a_heartbeat_without_progress_keeps_the_former_one(driver: Driver)
     assert row.deadline_ms == driver.clock.ms + MINUTE
 
 
+async def test_what_is_waited_for_has_the_last_heartbeat_without_its_progress(
+    driver: Driver,
+) -> None:
+    invocation_id, awakeable_id = await watched(driver, heartbeat_ms=MINUTE)
+    [wait] = await driver.store.waits_of(invocation_id, 9)
+    assert (wait.id, wait.heartbeat) == (awakeable_id, None)
+    driver.clock.ms += 1000
+    await driver.settle(beating(awakeable_id, b'{"epoch": 7}'))
+    [wait] = await driver.store.waits_of(invocation_id, 9)
+    assert wait.heartbeat is not None
+    assert (wait.heartbeat.at_ms, bytes(wait.heartbeat.progress)) == (START_MS + 1000, b"null")
+
+
 async def test_an_answered_awakeable_is_not_revoked_and_neither_is_an_unwatched_one(driver: Driver) -> None:
     _, answered = await watched(driver, heartbeat_ms=MINUTE)
     await driver.settle(resolved(answered))

@@ -25,7 +25,8 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="[MODULE:APP]",
-            help="Also check this app's topics, and that the store belongs to it.",
+            help="Also check this app's topics, that the store belongs to it, and that its code has what the "
+            "store needs.",
             show_default=False,
         ),
     ] = None,
@@ -45,12 +46,11 @@ def doctor(
 
     loaded = read_settings(config, kafka=kafka, store=store, url=url)
     configure_logs(format_=loaded.settings.log_format, level="error")
-    roles, name, codec = None, "", None
+    roles, served = None, None
     if app is not None:
         workers, served = [load(w, Worker, "worker") for w in worker or []], load(app, App, "app")
         roles = topics_of(served, workers, verdicts=loaded.settings.verdicts)
-        name, codec = served.name, served.codec
-    findings = asyncio.run(examine(loaded, roles, clock=SystemClock(), app=name, codec=codec))
+    findings = asyncio.run(examine(loaded, roles, clock=SystemClock(), app=served))
     if json_:
         print_json(
             msgspec.json.encode([{"subject": f.subject, "level": f.level, "text": f.text} for f in findings])

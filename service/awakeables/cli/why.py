@@ -148,6 +148,10 @@ class _Report:
         if wait["topic"] is not None:
             what += f" (topic {wait['topic']})"
         text = f"{wait['id']}  {what}, asked {past} ago"
+        if wait["heartbeat"] is not None:
+            text += f", last heartbeat {self._since.past(wait['heartbeat'])} ago"
+        elif wait["heartbeat_timeout_ms"] is not None:
+            text += ", no heartbeat yet"
         if wait["deadline"] is None:
             return text
         left = self._since.left(wait["deadline"])

@@ -482,6 +482,11 @@ def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None,
     return Settled(awakeable=after, verdict=None)
 
 
+def without_progress(heartbeat_json: bytes) -> bytes:
+    """The last heartbeat of a row, for lists, which show no values."""
+    return _encode(replace(_decode_heartbeat(heartbeat_json), progress=Raw(b"null")))
+
+
 def with_late_invocation(row: AwakeableRow, invocation_id: str) -> AwakeableRow:
     """Note the invocation that a late answer begins: it is the only one."""
     return replace(row, watch_json=_encode(replace(row.watch, late_id=invocation_id)))

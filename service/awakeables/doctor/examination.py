@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from awakeables.doctor.cluster import NOT_CHECKED, examine_cluster
+from awakeables.doctor.code import examine_code
 from awakeables.doctor.findings import Finding
 from awakeables.doctor.service import examine_clock, visit_service
 from awakeables.doctor.settings import examine_settings
 from awakeables.doctor.storage import examine_database, examine_disk, examine_store
+from awakeables.handlers.service import App
 from awakeables.kafka.recommendations import Role
-from awakeables.ports import Clock, PayloadCodec
+from awakeables.ports import Clock
 from awakeables.runtime import MEMORY, connection_of
 from awakeables.settings import SettingsRefused, SourcedSettings
 from awakeables.store.urls import is_postgres
@@ -23,8 +25,7 @@ async def examine(
     roles: Mapping[str, Role] | None,
     *,
     clock: Clock,
-    app: str = "",
-    codec: PayloadCodec | None = None,
+    app: App | None = None,
 ) -> list[Finding]:
     """Run all checks; they change nothing.
 
@@ -32,10 +33,10 @@ async def examine(
         loaded: The settings of the service.
         roles: The app's topics; None if no app was given.
         clock: This machine's clock.
-        app: The app's name; empty if no app was given.
-        codec: The app's codec.
+        app: The app, if one was given.
     """
     settings = loaded.settings
+    name, codec = ("", None) if app is None else (app.name, app.codec)
     findings = [examine_settings(loaded, clock=clock)]
     try:
         connection = connection_of(settings, "awakeables-doctor")
@@ -43,15 +44,19 @@ async def examine(
         findings += [Finding("broker", "FAULT", str(error)), NOT_CHECKED]
     else:
         findings += await examine_cluster(connection, roles, clock=clock)
-    condition = None
+    condition, usage = None, None
     if settings.store == MEMORY:
         findings.append(Finding("store", "warn", "in memory: everything is lost when the service stops"))
     elif is_postgres(settings.store):
-        findings.append(await examine_database(settings.store, app, codec))
+        store, usage = await examine_database(settings.store, name, codec)
+        findings.append(store)
     else:
         path = Path(settings.store)
-        store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app, codec=codec)
+        store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=name, codec=codec)
+        usage = None if condition is None else condition.usage
         findings += [store, examine_disk(path)]
+    if app is not None and usage is not None:
+        findings.append(examine_code(app, usage))
     visit = await visit_service(
         settings.url,
         holder=None if condition is None else condition.holder,

@@ -11,6 +11,7 @@ from awakeables.errors import OperatorError
 from awakeables.ports import Clock, PayloadCodec
 from awakeables.store.sqlite.checkup import StoreCondition, inspect_store
 from awakeables.store.urls import shown_store
+from awakeables.store.usage import CodeUsage
 
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_SHARE = 0.05
@@ -73,23 +74,24 @@ def examine_disk(path: Path) -> Finding:
     return Finding("disk", "ok", text)
 
 
-async def examine_database(url: str, app: str = "", codec: PayloadCodec | None = None) -> Finding:
-    """Check a database without changing it."""
+async def examine_database(
+    url: str, app: str = "", codec: PayloadCodec | None = None
+) -> tuple[Finding, CodeUsage | None]:
+    """Check a database without changing it; also return what its rows need of the code, if that is known."""
     try:
         from awakeables.store.postgres.checkup import inspect_database
     except ModuleNotFoundError:
-        return Finding(
-            "store", "FAULT", "the extra `postgres` is missing: pip install 'awakeables[postgres]'"
-        )
+        text = "the extra `postgres` is missing: pip install 'awakeables[postgres]'"
+        return Finding("store", "FAULT", text), None
     try:
         condition = await inspect_database(url, app, codec)
     except OperatorError as error:
-        return Finding("store", "FAULT", str(error))
+        return Finding("store", "FAULT", str(error)), None
     text = (
         f"{shown_store(url)}: PostgreSQL {condition.server}, schema {condition.version} of {condition.newest}"
     )
     if condition.version < condition.newest:
         text += ", the next start migrates it (back it up first)"
     if condition.risks:
-        return Finding("store", "warn", f"{text}; {'; '.join(condition.risks)}")
-    return Finding("store", "ok", text)
+        return Finding("store", "warn", f"{text}; {'; '.join(condition.risks)}"), condition.usage
+    return Finding("store", "ok", text), condition.usage

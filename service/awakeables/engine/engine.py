@@ -334,6 +334,7 @@ class Engine:
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.member.register()
                 await self.pauses.load()
+                await self.subscriptions.report_undeclared(self.config.member.interval_s)
                 if not self.member.alone:
                     tasks.create_task(self.pauses.run(self.unexpected), name="pauses")
                     tasks.create_task(self.member.run(self.unexpected), name="member")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final
 
+import structlog
 from msgspec.structs import replace
 
 from awakeables.core.commands import Begin, BeginBatch, PlacePartitions, Queue
@@ -25,7 +26,7 @@ from awakeables.engine.readtopic import (
     letter_source,
 )
 from awakeables.engine.sinks import PartitionSink
-from awakeables.errors import InvalidInput, OwnershipLost
+from awakeables.errors import InvalidInput, OwnershipLost, StoreUnavailable
 from awakeables.handlers.invoking import (
     MAX_INPUT_BYTES,
     beginning,
@@ -35,8 +36,18 @@ from awakeables.handlers.invoking import (
     written_input,
 )
 from awakeables.handlers.service import App, Handler
-from awakeables.handlers.subscription import KafkaRecord, Start, Subscription, record_of, value_of
+from awakeables.handlers.subscription import (
+    KafkaRecord,
+    Start,
+    Subscription,
+    record_of,
+    undeclared,
+    value_of,
+)
 from awakeables.ports import TopicOffsets, Where
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
 
 PAUSED: Final = "it is paused"
 
@@ -467,9 +478,34 @@ class Subscriptions:
             for name, handler in app.subscribed().items()
             if handler.subscription is not None
         }
+        self._declared = app.subscriptions
+        self._store = reading.store
         self._ids = reading.ids
         self._clock = reading.clock
         self._dead_letter_topic = reading.dead_letter_topic
+
+    async def report_undeclared(self, retry_s: float) -> None:
+        """Log the subscriptions that the store has and the code has not, before anything is read.
+
+        Read again after `retry_s` for as long as the store can't be read.
+        """
+        while True:
+            try:
+                found = undeclared(self._declared, await self._store.subscribed())
+                counts = [len(await self._store.positions(each.topic, each.name)) for each in found]
+            except StoreUnavailable:
+                await asyncio.sleep(retry_s)
+                continue
+            break
+        for each, count in zip(found, counts, strict=True):
+            todo = {"todo": each.advice} if each.followers else {}
+            log.warning(
+                events.SUBSCRIPTION_UNDECLARED,
+                subscription=each.name,
+                topic=each.topic,
+                partitions=count,
+                **todo,
+            )
 
     def ended(self, name: str) -> None:
         """An invocation of this subscription has ended in this process."""

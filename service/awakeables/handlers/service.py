@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import is_dataclass, replace
 from datetime import timedelta
@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 from awakeables.core.jsontext import json_fault
 from awakeables.core.outcomes import Resolution, encode_outcome
 from awakeables.core.texts import excerpt
-from awakeables.core.versions import first_versions, target
+from awakeables.core.versions import HandlerName, first_versions, target
 from awakeables.errors import DeclarationError, InvalidInput, NotFound
 from awakeables.handlers import promises
 from awakeables.handlers.context import Context
@@ -815,6 +815,21 @@ class App:
         """All virtual objects, by name."""
         found = [each for each in self.services.values() if isinstance(each, VirtualObject)]
         return sorted(found, key=lambda each: each.name)
+
+    @property
+    def subscriptions(self) -> dict[str, Subscription]:
+        """What `subscribed` handlers subscribe to, by the names of their subscriptions."""
+        found = ((name, handler.subscription) for name, handler in self.subscribed().items())
+        return {name: subscription for name, subscription in found if subscription is not None}
+
+    @property
+    def versions(self) -> dict[HandlerName, Collection[int]]:
+        """The versions of each handler, by its service and name."""
+        return {
+            (service.name, name): versions.keys()
+            for service in self.services.values()
+            for name, versions in service.versions.items()
+        }
 
     @property
     def targets(self) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import UnsetType
 
@@ -131,3 +131,44 @@ def value_of(given: Input, source: SourceRecord) -> bytes | None:
     if not isinstance(given.value, UnsetType):
         return bytes(given.value)
     return None if isinstance(given.value_base64, UnsetType) else given.value_base64
+
+
+class Undeclared(NamedTuple):
+    """A subscription of which the store has positions, and that the code does not declare.
+
+    Attributes:
+        followers: The declared subscriptions of its topic that have not begun, each with its start.
+    """
+
+    name: str
+    topic: str
+    followers: Mapping[str, Start]
+
+    @property
+    def advice(self) -> str:
+        """What happens with the followers, and how one goes on instead where this subscription was."""
+        begin = ", ".join(f"{name} begins at its start ({start})" for name, start in self.followers.items())
+        return f"{begin}; declare it with name={self.name!r} if it is to go on where that was"
+
+
+def undeclared(declared: Mapping[str, Subscription], held: Collection[tuple[str, str]]) -> list[Undeclared]:
+    """The subscriptions that a store has positions of and the code does not declare.
+
+    Args:
+        declared: The subscriptions of the code, by name.
+        held: The names of those that have positions, each with its topic.
+    """
+    begun = set(held)
+    known = {(name, each.topic) for name, each in declared.items()}
+    return [
+        Undeclared(
+            name,
+            topic,
+            {
+                new: each.start
+                for new, each in declared.items()
+                if each.topic == topic and (new, topic) not in begun
+            },
+        )
+        for name, topic in sorted(begun - known)
+    ]

@@ -339,6 +339,7 @@ def pause(row: PauseRow) -> views.PauseView:
 
 
 def _wait(row: AwakeableRow) -> views.WaitView:
+    is_known = not isinstance(row.heartbeat_json, Unopened)
     return views.WaitView(
         id=row.id,
         type=row.type_name,
@@ -347,6 +348,8 @@ def _wait(row: AwakeableRow) -> views.WaitView:
         promise=None if row.title is None else text_from(row.title),
         created=instant(row.created_ms),
         deadline=_instant(row.deadline_ms),
+        heartbeat_timeout_ms=row.watch.heartbeat_ms if is_known else None,
+        heartbeat=None if row.heartbeat is None else instant(row.heartbeat.at_ms),
     )
 
 

@@ -259,7 +259,11 @@ class InvocationsView(View):
 
 
 class WaitView(View):
-    """What an invocation waits for: an answer to an awakeable, the end of `invocation`, or a promise."""
+    """What an invocation waits for: an answer to an awakeable, the end of `invocation`, or a promise.
+
+    Attributes:
+        heartbeat: When the last one came. If it can't be opened, this and the time-out are null.
+    """
 
     id: AwakeableId
     type: str | None
@@ -268,6 +272,8 @@ class WaitView(View):
     promise: str | None
     created: Instant
     deadline: Instant | None
+    heartbeat_timeout_ms: Natural | None
+    heartbeat: Instant | None
 
 
 class WaitingInvocationView(View):

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
+from awakeables.core.commands import TakePartitions
+from awakeables.core.replies import Begun, PartitionsTaken
+from awakeables.core.versions import Versions
+from awakeables.doctor.code import examine_code
 from awakeables.doctor.service import examine_clock
 from awakeables.doctor.storage import examine_disk, examine_store
+from awakeables.handlers.service import App
+from awakeables.loading import load
 from awakeables.store.sqlite.checkup import StoreCondition
 from awakeables.store.sqlite.schema import migrate
 from awakeables.store.sqlite.store import SqliteStore
-from contract.driver import RETENTION_MS, START_MS, FakeClock
+from awakeables.store.usage import CodeUsage
+from contract.driver import RETENTION_MS, START_MS, Driver, FakeClock
 from unit.cli.conftest import Run, StubService
 
 READY = "GET /health/ready"
@@ -32,6 +42,21 @@ async def close(ctx, name):
     return name
 
 app = App("bank", services=[accounts])
+"""
+SHOP = """
+from awakeables import App, Service
+
+orders = Service("orders")
+
+@orders.handler()
+async def fulfil(ctx, name):
+    return name
+
+@orders.handler(topic="numbers")
+async def count(ctx, number: int):
+    return number
+
+app = App("shop", services=[orders])
 """
 Found = dict[str, tuple[str, str]]
 
@@ -180,6 +205,86 @@ def test_the_doctor_checks_the_app_s_name(run: Run, tmp_path: Path, monkeypatch:
     store = next(row for row in json.loads(told.stdout) if row["subject"] == "store")
     assert (told.exit_code, store["level"]) == (1, "FAULT")
     assert "not of 'bank'" in store["text"]
+
+
+def test_what_the_store_needs_and_the_code_has_not_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "storefront.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("storefront:app", "--json", "--kafka", "127.0.0.1:9", "--store", str(tmp_path / "a.db"))
+
+    clock = FakeClock()
+
+    async def fill(fills: Callable[[Driver], Awaitable[None]]) -> None:
+        clock.ms += 1
+        store = SqliteStore(tmp_path / "a.db", clock=clock, retention_ms=RETENTION_MS, app="shop")
+        await store.open()
+        await fills(Driver(store, clock))
+        await store.close()
+
+    def code() -> tuple[str, list[str]]:
+        found = json.loads(run("doctor", *words).stdout)
+        [row] = [row for row in found if row["subject"] == "code"]
+        return row["level"], row["text"].split("; ")
+
+    async def what_is_there(driver: Driver) -> None:
+        await driver.begin(service="orders")
+        take = TakePartitions(owner="me", topic="numbers", partitions=(0,), subscription="orders.count")
+        await driver.do(PartitionsTaken, take)
+
+    async def what_is_gone(driver: Driver) -> None:
+        await driver.do(Begun, replace(driver.a_begin(), versions=Versions(handler=3)))
+        for _ in range(2):
+            await driver.begin(service="gone")
+        for name, topic, partitions in (("orders.listed", "numbers", (0, 1)), ("old", "letters", (4,))):
+            take = TakePartitions(owner="me", topic=topic, partitions=partitions, subscription=name)
+            await driver.do(PartitionsTaken, take)
+
+    asyncio.run(fill(what_is_there))
+    assert code() == ("ok", ["it has every handler and subscription that the store needs"])
+    asyncio.run(fill(what_is_gone))
+    paused = "which is not in the code: they are paused when they go on"
+    advice = "deploy that version again and resume them, or end them with `awakeables kill`"
+    gone = "any more, of which"
+    assert code() == (
+        "warn",
+        [
+            *(f"2 open invocations of gone/fulfil, version 1, {paused}", advice),
+            *(f"1 open invocation of orders/fulfil, version 3, {paused}", advice),
+            f"no handler has the subscription old of letters {gone} 1 partition was read",
+            f"no handler has the subscription orders.listed of numbers {gone} 2 partitions were read",
+        ],
+    )
+
+
+def test_a_subscription_that_begins_in_the_place_of_another_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "storefront.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    usage = CodeUsage((), {("orders.listed", "numbers"): 2})
+    found = examine_code(load("storefront:app", App, "app"), usage)
+    assert (found.level, found.text) == (
+        "warn",
+        "no handler has the subscription orders.listed of numbers any more, of which 2 partitions were read: "
+        "orders.count begins at its start (earliest); declare it with name='orders.listed' if it is to go "
+        "on where that was",
+    )
+
+
+def test_a_store_of_an_older_schema_is_not_asked_what_it_needs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "storefront.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
+        migrate(connection, "a.db", "shop")
+        connection.execute("PRAGMA user_version = 1")
+    words = ("storefront:app", "--json", "--kafka", "127.0.0.1:9", "--store", str(tmp_path / "a.db"))
+    found = {row["subject"]: row["text"] for row in json.loads(run("doctor", *words).stdout)}
+    assert "the next start migrates it" in found["store"]
+    assert "code" not in found
 
 
 def test_a_folder_that_is_not_there_is_a_fault(tmp_path: Path) -> None:

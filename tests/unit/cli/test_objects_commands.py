@@ -65,6 +65,8 @@ def wait(wait_id: str = ANSWER, **fields: Any) -> views.WaitView:
         "promise": None,
         "created": at(3 * HOUR_MS),
         "deadline": at(-21 * HOUR_MS),
+        "heartbeat_timeout_ms": None,
+        "heartbeat": None,
     }
     return views.WaitView(**usual | fields)
 
@@ -196,6 +198,22 @@ def test_why_says_why_an_invocation_failed_or_when_it_is_due(
     assert head.startswith(f"{HOLDER}  carts/c-7/checkout, ")
     assert len(told) == len(lines)
     assert all(line.strip().startswith(start) for line, start in zip(told, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_timeout_ms", "heartbeat", "told"),
+    [
+        (30_000, at(12_000), "asked 3 h ago, last heartbeat 12 s ago, times out in 21 h"),
+        (None, at(12_000), "asked 3 h ago, last heartbeat 12 s ago, times out in 21 h"),
+        (30_000, None, "asked 3 h ago, no heartbeat yet, times out in 21 h"),
+    ],
+)
+def test_why_says_when_the_worker_was_last_heard_of(
+    stub: StubService, run: Run, heartbeat_timeout_ms: int | None, heartbeat: str | None, told: str
+) -> None:
+    watched = wait(heartbeat_timeout_ms=heartbeat_timeout_ms, heartbeat=heartbeat)
+    answer(stub, f"GET /invocations/{HOLDER}/why", [item(invocation(HOLDER), watched)])
+    assert f"waits for  {ANSWER}  Payment, {told}\n" in run("why", HOLDER).stdout
 
 
 def test_why_lists_a_few_of_many_waits(stub: StubService, run: Run) -> None:

@@ -34,9 +34,13 @@ from awakeables.errors import (
     NotPossible,
     OwnershipLost,
     StoreRefused,
+    StoreUnavailable,
 )
 from awakeables.handlers.invoking import MAX_INPUT_BYTES
+from awakeables.handlers.subscription import Start
+from awakeables.telemetry import events
 from awakeables.testing.bench import Bench, Process, pass_time, until
+from support.logs import heard
 
 TOPIC = "numbers"
 NAME = "orders.double"
@@ -773,6 +777,72 @@ async def test_a_subscription_that_the_app_has_no_more_is_shown() -> None:
         gone, new = await process.api.subscriptions()
         assert (gone.name, gone.target, gone.open, gone.partitions[0].next) == (NAME, None, 1, 1)
         assert (new.name, new.target, new.open, new.partitions) == ("orders.triple", "orders/triple", 0, [])
+
+
+def the_next(topic: str = TOPIC, start: Start = "earliest") -> App:
+    """The app with another handler of the topic, instead of all that it had."""
+    other = Service("orders")
+
+    @other.handler(topic=Subscription(topic, start=start))
+    async def triple(ctx: Context, amount: int) -> int:
+        return amount
+
+    return App("shop", services=[other])
+
+
+async def told_of_undeclared(bench: Bench, served: App) -> list[dict[str, Any]]:
+    """What the start of a process says of subscriptions that only the store knows."""
+    with heard() as logs:
+        async with bench.running(served):
+            pass
+    return [
+        {name: value for name, value in line.items() if name != "event"}
+        for line in logs
+        if line["event"] == events.SUBSCRIPTION_UNDECLARED
+    ]
+
+
+async def test_a_subscription_that_the_app_has_no_more_is_logged_at_the_start() -> None:
+    bench = Bench()
+    async with bench.running(app) as process:
+        for partition in (0, 1):
+            await a_sink(process, partition=partition).open()
+    assert await told_of_undeclared(bench, app) == []
+    line = {"log_level": "warning", "subscription": NAME, "topic": TOPIC, "partitions": 2}
+    assert await told_of_undeclared(bench, the_next("others")) == [line]
+    advice = (
+        "orders.triple begins at its start (latest); "
+        "declare it with name='orders.double' if it is to go on where that was"
+    )
+    assert await told_of_undeclared(bench, the_next(start="latest")) == [line | {"todo": advice}]
+    async with bench.running(the_next()) as process:
+        await a_sink(process, "orders.triple").open()
+    assert await told_of_undeclared(bench, the_next()) == [line], "it has begun, and goes on where it is"
+
+
+async def test_a_subscription_that_reads_another_topic_now_is_logged_with_the_old_one() -> None:
+    bench = Bench()
+    async with bench.running(the_next()) as process:
+        await a_sink(process, "orders.triple").open()
+    [line] = await told_of_undeclared(bench, the_next("others"))
+    assert (line["subscription"], line["topic"], "todo" in line) == ("orders.triple", TOPIC, False)
+
+
+async def test_a_start_waits_until_the_store_can_say_what_was_subscribed() -> None:
+    bench = Bench()
+    async with bench.running(app) as process:
+        await a_sink(process).open()
+    subscribed, failures = bench.store.subscribed, 2
+
+    async def unreadable() -> list[tuple[str, str]]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise StoreUnavailable("it is down")
+        return await subscribed()
+
+    bench.store.subscribed = unreadable  # type: ignore[method-assign]
+    assert len(await told_of_undeclared(bench, the_next())) == 1
 
 
 async def test_deleted_records_are_counted() -> None:

@@ -156,6 +156,11 @@ async def wait_parcel(ctx: Context) -> Parcel:
 
 
 @orders.handler()
+async def watched(ctx: Context) -> Any:
+    return await ctx.awakeable(heartbeat_timeout=timedelta(seconds=30))
+
+
+@orders.handler()
 async def wait_bytes(ctx: Context) -> bytes:
     return await ctx.awakeable(bytes)
 

@@ -10,12 +10,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from msgspec.structs import replace
 from structlog.typing import EventDict
 
 from awakeables.core.invocations import Status
+from awakeables.core.records import rfc3339
+from awakeables.core.sealed import unopened
+from awakeables.errors import KeyMissing
 from awakeables.handlers.invoking import LONGEST_OBJECT_KEY
+from awakeables.queries import WaitingInvocation
 from awakeables.telemetry import events
 from awakeables.testing.bench import until
+from awakeables.web import render
 from support.ids import new_id
 from support.logs import heard
 from unit.web.harness import Exchange, Web, serving
@@ -425,6 +431,32 @@ async def test_the_chain_goes_on_along_calls_and_keys(web: Web) -> None:
     assert items[0]["waits"][0]["invocation"] == items[1]["invocation"]["id"]
     assert items[2]["invocation"]["id"] == head
     assert items[1]["invocation"]["key"] == "c-7"
+
+
+async def test_a_wait_shows_the_last_heartbeat_and_how_long_the_next_may_take(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("watched")
+    path = f"/invocations/{web.store.tables.awakeables[awakeable_id].invocation_id}/why"
+
+    async def shown() -> tuple[int, str | None]:
+        [item] = (await web.client.get(path)).json()["items"]
+        [wait] = item["waits"]
+        return wait["heartbeat_timeout_ms"], wait["heartbeat"]
+
+    assert await shown() == (30_000, None)
+    kept = await web.client.post(f"/awakeables/{awakeable_id}/heartbeat", json={"done": 3})
+    assert kept.status_code == 200, kept.text
+    row = web.store.tables.awakeables[awakeable_id]
+    assert row.heartbeat is not None
+    assert await shown() == (30_000, rfc3339(row.heartbeat.at_ms))
+
+
+async def test_a_wait_whose_heartbeat_can_not_be_opened_says_nothing_of_it(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("watched")
+    row = web.store.tables.awakeables[awakeable_id]
+    lost = replace(row, heartbeat_json=unopened(b"?", KeyMissing("no key")))
+    waiting = WaitingInvocation(web.store.tables.invocations[row.invocation_id], [lost], None)
+    [shown] = render.why([waiting]).items
+    assert (shown.waits[0].heartbeat_timeout_ms, shown.waits[0].heartbeat) == (None, None)
 
 
 async def test_one_that_is_backing_off_says_why(web: Web) -> None:
