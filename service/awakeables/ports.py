@@ -392,9 +392,14 @@ class Inspection(PauseReader, Protocol):
         `awakeables_pending`, `invocations_open` and each open status (`invocations_<status>`),
         `effects_unsent`, `effects_failed`, `dead_letters`; and when the oldest was created, by its ID,
         left out if there is none: `awakeables_oldest_ms` (pending ones), `effects_oldest_ms` (unsent
-        ones). `queued_oldest_ms`: since when the first in line of a key has been waiting.
+        ones). `queued_oldest_ms:<object>`: since when the first in line of a key has been waiting; of the
+        first 1,000 keys, by object and key.
         """
         ...
+
+
+QUEUED_OLDEST: Final = "queued_oldest_ms:"
+"""The prefix of those of `Inspection.counts` that each object has."""
 
 
 class Membership(Protocol):

@@ -219,7 +219,8 @@ def _telemetry(
         metrics.disk_bytes.set_function(lambda: _space(folder)[1])
     ProcessCollector(registry=metrics.registry)
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
-    return {"row-gauges": RowGauges(api.counts, metrics, clock=clock).run, "stalls": stalls.run}
+    gauges = RowGauges(api.counts, metrics, clock=clock, objects=[each.name for each in api.app.objects])
+    return {"row-gauges": gauges.run, "stalls": stalls.run}
 
 
 def _space(folder: Path) -> tuple[float, float]:

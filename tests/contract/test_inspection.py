@@ -212,7 +212,7 @@ async def test_counts_say_how_many_rows_there_are(driver: Driver) -> None:
         "awakeables_oldest_ms": driver.clock.ms,
         "invocations_open": 7,
         "invocations_queued": 1,
-        "queued_oldest_ms": driver.clock.ms,
+        "queued_oldest_ms:orders": driver.clock.ms,
         "invocations_pending": 1,
         "invocations_running": 2,
         "invocations_suspended": 1,

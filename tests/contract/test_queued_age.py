@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from awakeables.core.commands import Queue
 from awakeables.core.invocations import Invocation
+from awakeables.ports import QUEUED_OLDEST
 from contract.driver import Driver
 
 
@@ -12,20 +13,20 @@ async def enter(driver: Driver, key: str, service: str = "carts") -> Invocation:
     return await driver.begin(service=service, key=key, queue=Queue())
 
 
-async def oldest_ms(driver: Driver) -> int | None:
-    return (await driver.store.counts()).get("queued_oldest_ms")
+async def oldest_ms(driver: Driver) -> dict[str, int]:
+    counts = (await driver.store.counts()).items()
+    return {name.removeprefix(QUEUED_OLDEST): at for name, at in counts if name.startswith(QUEUED_OLDEST)}
 
 
-async def test_the_oldest_that_is_next_in_line_is_found_among_all_keys_and_objects(driver: Driver) -> None:
-    assert await oldest_ms(driver) is None
+async def test_the_oldest_that_is_next_in_line_is_found_among_all_keys_of_each_object(driver: Driver) -> None:
+    assert await oldest_ms(driver) == {}
     head, _ = [await enter(driver, key) for key in ("b", "a")]
-    assert await oldest_ms(driver) is None
+    assert await oldest_ms(driver) == {}
     following = [await enter(driver, "b") for _ in range(2)]
     _, elsewhere = [await enter(driver, "\0", service="shelves") for _ in range(2)]
-    for _ in range(3):
-        await enter(driver, "a")
+    in_line = [await enter(driver, "a") for _ in range(3)]
     for first in following:
-        assert await oldest_ms(driver) == first.created_ms
+        assert await oldest_ms(driver) == {"carts": first.created_ms, "shelves": elsewhere.created_ms}
         [head] = [row for row in await driver.claim() if row.key == "b"]
         await driver.end(head)
-    assert await oldest_ms(driver) == elsewhere.created_ms
+    assert await oldest_ms(driver) == {"carts": in_line[0].created_ms, "shelves": elsewhere.created_ms}

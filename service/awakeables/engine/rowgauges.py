@@ -7,14 +7,14 @@ scrapes cost the store nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 
 from awakeables.core.invocations import STATUSES
 from awakeables.engine.readiness import Readiness
 from awakeables.errors import StoreUnavailable
-from awakeables.ports import Clock
+from awakeables.ports import QUEUED_OLDEST, Clock
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.vocabulary import PROBLEM_KINDS, ProblemKind
 
@@ -28,11 +28,22 @@ class RowGauges:
         metrics: Metrics,
         *,
         clock: Clock,
+        objects: Iterable[str] = (),
         interval: timedelta = timedelta(seconds=5),
     ) -> None:
+        """Prepare to count.
+
+        Args:
+            counts: Those of the store.
+            metrics: Has the gauges.
+            clock: The time.
+            objects: The app's; those of other code are shown once something has waited for a key of theirs.
+            interval: How often to count.
+        """
         self._counts = counts
         self._metrics = metrics
         self._clock = clock
+        self._objects = set(objects)
         self._interval_s = interval.total_seconds()
         self._taken_s = clock.monotonic()
         metrics.rows_counted_age_s.set_function(lambda: clock.monotonic() - self._taken_s)
@@ -63,7 +74,10 @@ class RowGauges:
         for status in STATUSES:
             if status != "completed":
                 metrics.invocations.labels(status).set(counts[f"invocations_{status}"])
-        metrics.queued_oldest_s.set(_age_s(counts.get("queued_oldest_ms"), now_ms))
+        self._objects |= {key.removeprefix(QUEUED_OLDEST) for key in counts if key.startswith(QUEUED_OLDEST)}
+        for name in self._objects:
+            since_ms = counts.get(f"{QUEUED_OLDEST}{name}")
+            metrics.queued_oldest_s.labels(name).set(_age_s(since_ms, now_ms))
         metrics.outbox_unsent.set(counts["effects_unsent"])
         metrics.outbox_oldest_s.set(_age_s(counts.get("effects_oldest_ms"), now_ms))
         metrics.outbox_failed.set(counts["effects_failed"])

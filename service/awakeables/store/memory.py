@@ -47,7 +47,7 @@ from awakeables.core.versions import OpenInvocations, target
 from awakeables.ports import ANY_INVOCATION, Clock, Expectation, InvocationFilter, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
-from awakeables.store.rows import open_invocations_from
+from awakeables.store.rows import oldest_queued, open_invocations_from
 
 Key: TypeAlias = Callable[[AwakeableRow], str | None]
 
@@ -528,16 +528,19 @@ class MemoryStore:
             for row in sorted(tables.invocations.values(), key=lambda row: row.ticket or 0, reverse=True)
             if row.status == "queued"
         }
+        queued: dict[str, int] = {}
+        for (service, _), since_ms in first_in_line.items():
+            queued[service] = min(since_ms, queued.get(service, since_ms))
         oldest = {
             "awakeables_oldest_ms": pending,
             "effects_oldest_ms": unsent,
-            "queued_oldest_ms": [*first_in_line.values()],
         }
         return {
             "awakeables_pending": len(pending),
             "invocations_open": statuses.total(),
             **{f"invocations_{status}": statuses[status] for status in STATUSES if status != "completed"},
             **{name: min(made) for name, made in oldest.items() if made},
+            **oldest_queued(queued.items()),
             "effects_unsent": len(unsent),
             "effects_failed": len(tables.failed),
             "dead_letters": len(tables.dead_letters),

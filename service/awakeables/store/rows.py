@@ -12,7 +12,7 @@ from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import headers_bytes, headers_from
 from awakeables.core.sealed import Unopened, text_or_problem
 from awakeables.core.versions import OpenInvocations, versions_from
-from awakeables.ports import Expectation
+from awakeables.ports import QUEUED_OLDEST, Expectation
 
 Columns: TypeAlias = tuple[Any, ...]
 
@@ -28,6 +28,11 @@ def expectation_from(columns: Iterable[Any]) -> Expectation:
         schema=schema,
         keeps_late=watch is not None and keeps_late(watch),
     )
+
+
+def oldest_queued(found: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Since when the first in line for a key of each object has been waiting, as in `Inspection.counts`."""
+    return {f"{QUEUED_OLDEST}{service}": since_ms for service, since_ms in found}
 
 
 def open_invocations_from(columns: Iterable[Any]) -> OpenInvocations:

@@ -136,7 +136,8 @@ INVOCATIONS = Metric(
 QUEUED_OLDEST = Metric(
     name="awakeables_queued_oldest_seconds",
     kind="gauge",
-    help="Age of the oldest invocation that is next in line for the key of an object; 0 if there is none.",
+    help="Age of the oldest invocation that is next in line for a key, by object; 0 if there is none.",
+    labels=("object",),
     runbook="`awakeables objects list OBJECT` shows which keys are held, `awakeables why OBJECT KEY` why.",
 )
 HANDLERS_LIVE = Metric(

@@ -152,6 +152,7 @@ def test_a_metric_is_named_after_what_it_measures(metric: Metric) -> None:
         "python",
         "service",
         "handler",
+        "object",
         "partition",
         "method",
         "route",

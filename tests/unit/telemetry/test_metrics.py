@@ -167,9 +167,9 @@ async def test_the_age_of_the_oldest_that_is_next_in_line_for_a_key_is_shown() -
     app = App("shop", services=[carts])
     async with bench.running(app) as process:
         metrics = Metrics()
-        gauges = RowGauges(bench.store.counts, metrics, clock=bench.clock)
+        gauges = RowGauges(bench.store.counts, metrics, clock=bench.clock, objects=["carts", "shelves"])
         await gauges.take()
-        assert value(metrics, "queued_oldest_seconds") == 0
+        assert value(metrics, "queued_oldest_seconds", object="carts") == 0
         queued = []
         for key in ("b", "a"):
             for _ in range(3):
@@ -178,8 +178,26 @@ async def test_the_age_of_the_oldest_that_is_next_in_line_for_a_key_is_shown() -
                 await asyncio.sleep(10)
         await gauges.take()
         age_s = (bench.clock.now_ms() - queued[1].created_ms) / 1000
-        assert value(metrics, "queued_oldest_seconds") == age_s
+        assert value(metrics, "queued_oldest_seconds", object="carts") == age_s
+        assert value(metrics, "queued_oldest_seconds", object="shelves") == 0
         assert value(metrics, "invocations", status="queued") == 4
+
+
+async def test_an_object_that_the_app_has_not_is_shown_and_reset_once_nothing_waits_for_its_keys() -> None:
+    bench = Bench()
+    app = App("shop", services=[carts])
+    async with bench.running(app) as process:
+        metrics = Metrics()
+        gauges = RowGauges(bench.store.counts, metrics, clock=bench.clock)
+        await gauges.take()
+        assert value(metrics, "queued_oldest_seconds", object="carts") is None
+        begun = [await process.api.begin(app.handler("carts", "hold"), None, key="a") for _ in range(2)]
+        await asyncio.sleep(10)
+        await gauges.take()
+        assert value(metrics, "queued_oldest_seconds", object="carts") == 10
+        await process.api.kill(begun[1].id)
+        await gauges.take()
+        assert value(metrics, "queued_oldest_seconds", object="carts") == 0
 
 
 async def test_the_gauges_are_set_again_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from operator import itemgetter
 
+import msgspec
+
 from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
 from awakeables.core.commands import Ended
@@ -29,7 +31,7 @@ from awakeables.store.listing import listing_query
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.texts import storable
-from awakeables.store.rows import expectation_from, open_invocations_from
+from awakeables.store.rows import expectation_from, oldest_queued, open_invocations_from
 from awakeables.store.sealing import readable
 
 _AFTER_ALL = "\U0010ffff"
@@ -252,5 +254,8 @@ async def queued_effects(connection: Connection, page: Page, state: EffectState)
 
 async def oldest(connection: Connection) -> dict[str, int]:
     """When the oldest row of each kind was created, by the first entries of indexes; left out if none."""
-    row = await connection.fetchrow(QUERIES["oldest"])
-    return {name: made_ms for name, made_ms in dict(row or {}).items() if made_ms is not None}
+    row = dict(await connection.fetchrow(QUERIES["oldest"]) or {})
+    queued = msgspec.json.decode(row.pop("queued", None) or "{}", type=dict[str, int])
+    return {name: made_ms for name, made_ms in row.items() if made_ms is not None} | oldest_queued(
+        queued.items()
+    )

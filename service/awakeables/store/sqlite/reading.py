@@ -29,7 +29,7 @@ from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Expectation, InvocationFilter, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.listing import listing_query
-from awakeables.store.rows import expectation_from, open_invocations_from
+from awakeables.store.rows import expectation_from, oldest_queued, open_invocations_from
 from awakeables.store.sealing import readable
 from awakeables.store.sqlite.connection import FileConnection
 from awakeables.store.sqlite.loading import id_list, unsent
@@ -245,6 +245,6 @@ def oldest(connection: FileConnection) -> dict[str, int]:
     """When the oldest row of each kind was created, by the first entries of indexes; left out if none."""
     pending = connection.execute(QUERIES["oldest_pending"]).fetchone() or (None,)
     (unsent,) = connection.execute(QUERIES["oldest_unsent"]).fetchone()
-    (queued,) = connection.execute(QUERIES["oldest_queued"]).fetchone()
-    made = {"awakeables_oldest_ms": pending[0], "effects_oldest_ms": unsent, "queued_oldest_ms": queued}
-    return {name: made_ms for name, made_ms in made.items() if made_ms is not None}
+    queued = connection.execute(QUERIES["oldest_queued"]).fetchall()
+    made = {"awakeables_oldest_ms": pending[0], "effects_oldest_ms": unsent}
+    return {name: made_ms for name, made_ms in made.items() if made_ms is not None} | oldest_queued(queued)

@@ -215,8 +215,10 @@ SELECT
         AS awakeables_oldest_ms,
     (SELECT min(o.created_ms) FROM firsts JOIN awakeables.outbox AS o ON o.event_id = firsts.event_id)
         AS effects_oldest_ms,
-    (SELECT min(few.updated_ms) FROM (SELECT in_line.updated_ms FROM in_line LIMIT 1000) AS few)
-        AS queued_oldest_ms
+    (SELECT json_object_agg(each.service, each.oldest_ms) FROM (
+        SELECT few.service, min(few.updated_ms) AS oldest_ms
+        FROM (SELECT in_line.service, in_line.updated_ms FROM in_line LIMIT 1000) AS few GROUP BY few.service
+    ) AS each) AS queued
 
 -- count_rows --
 -- Each kind up to a limit: counting visits every entry of an index.

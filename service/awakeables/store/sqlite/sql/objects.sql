@@ -37,7 +37,8 @@ WITH RECURSIVE firsts (id) AS (
     FROM firsts CROSS JOIN invocations AS last ON last.id = firsts.id
     LIMIT 1000
 )
-SELECT min(first.updated_ms) FROM firsts CROSS JOIN invocations AS first ON first.id = firsts.id
+SELECT first.service, min(first.updated_ms) FROM firsts CROSS JOIN invocations AS first ON first.id = firsts.id
+GROUP BY first.service
 
 -- state --
 SELECT value FROM state WHERE service = ? AND key = ? AND name = ?
