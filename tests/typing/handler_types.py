@@ -163,6 +163,8 @@ async def calls(ctx: Context) -> None:
     assert_type(await ctx.attach("inv_1…", bytes), bytes)
     maybe: int | None = await ctx.attach("inv_1…", int | None)
     assert_type(maybe, int | None)
+    wider: float = await ctx.attach("inv_1…", int)
+    print(wider)
 
 
 carts = VirtualObject("carts")

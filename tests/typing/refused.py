@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from awakeables import (
     App,
+    Call,
     Context,
     KafkaRecord,
     KeyRing,
@@ -218,11 +219,13 @@ def counts(n: int) -> int:
 async def attaches_badly(ctx: Context) -> None:
     attached = ctx.attach("inv_1…", int)
     text: str = await attached  # type: ignore[assignment]
+    text = await ctx.attach("inv_1…", int)  # type: ignore[assignment]
+    called: Call[str] = ctx.attach("inv_1…", int)  # type: ignore[assignment]
     ctx.attach()  # type: ignore[call-overload]
     ctx.attach(1, int)  # type: ignore[call-overload]
     ctx.attach(ctx.send(pack, "o-1"), int)  # type: ignore[call-overload]
     ctx.attach("inv_1…", int, 2)  # type: ignore[call-overload]
-    print(text)
+    print(text, called)
 
 
 async def watches_badly(ctx: Context) -> None:
@@ -230,6 +233,7 @@ async def watches_badly(ctx: Context) -> None:
     epoch: int = await job.progress(int)  # type: ignore[assignment]
     reported = job.progress(int)
     name: str | None = await reported  # type: ignore[assignment]
+    name = await job.progress(int)  # type: ignore[assignment]
     job.progress(int, 0)  # type: ignore[call-overload]
     job.progress(type=int)  # type: ignore[call-overload]
     job.promise.progress(int)  # type: ignore[attr-defined]
@@ -238,6 +242,7 @@ async def watches_badly(ctx: Context) -> None:
         await job
     except TimedOut as late:
         epoch = late.progress(int)  # type: ignore[assignment]
+        name = late.progress(int)  # type: ignore[assignment]
         late.progress(type=int)  # type: ignore[call-overload]
         await late.progress(int)  # type: ignore[misc]
     print(epoch, name)

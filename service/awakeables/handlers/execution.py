@@ -763,6 +763,10 @@ class Awakeable(_NotForAsyncio, tuple[str, Promise[T_co]], Generic[T_co]):
 
     @overload
     def progress(self, type: type[T], /) -> Durable[T | None]: ...
+    @overload  # mypy takes T from where the result goes; if that is not the type, it must not get to Any
+    def progress(  # type: ignore[overload-cannot-match]
+        self, type: type[object], /
+    ) -> Durable[object]: ...
     @overload
     def progress(self, type: Any = None, /) -> Durable[Any]: ...
 
