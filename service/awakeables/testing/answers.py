@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,6 +61,18 @@ class Delivery:
     after: timedelta
     what: str
     trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """What takes a task up: a function of the test (`threads` is None), or one of a worker."""
+
+    function: TaskFunction
+    threads: Threads | None = None
+
+    @property
+    def is_worker(self) -> bool:
+        return self.threads is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,40 +152,27 @@ class Answers:
         """Let a worker do its tasks, too."""
         self._workers.append(worker)
 
-    async def deliveries(
-        self,
-        task: TaskRecord,
-        topic: str,
-        headers: Mapping[str, str],
-        beat: Callable[[Any], None] | None = None,
-    ) -> list[Delivery]:
-        """Answer a task, by the test's own answers (by task before topic), or else by workers.
-
-        `beat` is called with the progress of each of their heartbeats. A function that raises `TaskOver`
-        gives no answer, as in a worker.
+    def takers(self, task: TaskRecord, topic: str) -> list[Taker]:
+        """What answers a task: the test's own answer (by task before topic), or else workers.
 
         Raises:
             WrongAnswer: A worker that reads the topic would turn the task into a dead letter.
-            Exception: A function raised it, other than a rejection.
         """
         for key in (task.task, topic):
             if key is not None and key in self._own:
                 self.unused.discard(key)
-                with suppress(TaskOver):
-                    return [await _delivery(self._own[key], task, topic, headers, beat)]
-                return []
-        deliveries = []
+                return [Taker(self._own[key])]
+        takers = []
         for worker in self._workers:
             function = worker.function_for(topic, task.task)
             if function is not None:
-                with suppress(TaskOver):
-                    deliveries.append(await _delivery(function, task, topic, headers, beat, self._threads))
+                takers.append(Taker(function, self._threads))
             elif topic in worker.topics:
                 raise WrongAnswer(
                     f"worker {worker.name!r} reads {topic!r} and has no function for task {task.task!r}, "
                     "which would become a dead letter"
                 )
-        return deliveries
+        return takers
 
     @property
     def names(self) -> Set[str]:
@@ -197,15 +195,23 @@ def _always(answer: Any, _task: Task[Any]) -> Any:
     return answer
 
 
-async def _delivery(
-    function: TaskFunction,
+async def answer_of(
+    taker: Taker,
     record: TaskRecord,
     topic: str,
     headers: Mapping[str, str],
-    beat: Callable[[Any], None] | None,
-    threads: Threads | None = None,
-) -> Delivery:
-    """Call a function for its answer: the test's own runs here, a worker's as it does in the worker."""
+    beat: Callable[[Any], None],
+) -> Delivery | None:
+    """Call a function for its answer: the test's own runs here, a worker's as it does in the worker.
+
+    Returns:
+        None: There is no answer, since the function raised `TaskOver`.
+
+    Raises:
+        WrongAnswer: The payload does not fit.
+        Exception: The function raised it, other than a rejection.
+    """
+    function, threads = taker.function, taker.threads
     what = f"the answer to the task on {topic!r} with awakeable {record.awakeable_id}"
     task = Task(
         payload=_payload(function, record, topic),
@@ -227,6 +233,8 @@ async def _delivery(
             body = result_of(function.result, result, by=repr(function), as_answer=True)
     except (Reject, TerminalError) as error:
         answer, body = Answer(), body_of(error)
+    except TaskOver:
+        return None
     except BaseException as error:
         error.add_note(f"raised in {what}")
         raise

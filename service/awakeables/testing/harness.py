@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, overload
 from awakeables.core.awakeables import Verdict
 from awakeables.core.commands import Idempotency
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.outcomes import as_resolution
+from awakeables.core.outcomes import NULL, as_resolution
 from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
 from awakeables.errors import InvalidInput, NotPossible
@@ -98,7 +98,7 @@ class SentTask:
             TaskOver: Nobody waits for the answer any more.
             ValueError: The progress can't be sent.
         """
-        self._harness._heartbeat(self.awakeable_id, progress)
+        self._harness._heartbeat(self._task, progress)
 
     @overload
     def resolve(self, value: Any = None) -> Verdict: ...
@@ -411,7 +411,7 @@ class Harness(Operations):
         self._service.outside.answers.add(name, answer)
 
     def add_worker(self, worker: Worker) -> None:
-        """Let the functions of a worker do its tasks from now on."""
+        """Let the functions of a worker do its tasks from now on, with the heartbeats that it sends."""
         self._service.outside.answers.add_worker(worker)
 
     def waiting(self) -> Sequence[WaitingAwakeable]:
@@ -462,16 +462,15 @@ class Harness(Operations):
         """Reject an awakeable; `after`, the verdict and the errors are those of `resolve`."""
         return self._answer(awakeable_id, Reject(reason, code=code, details=details), after)
 
-    def _heartbeat(self, awakeable_id: str, progress: Any) -> None:
-        row = self._service.store.tables.awakeables.get(awakeable_id)
-        if row is not None and row.state == "timed-out":
-            raise TaskOver("timed-out")
-        if row is not None and row.state == "cancelled":
-            raise TaskOver("cancelled")
-        text = None if progress is None else progress_text(progress)
+    def _heartbeat(self, task: PublishedTask, progress: Any) -> None:
+        outside = self._service.outside
+        over = outside.why_over(task.awakeable_id, task.deadline, task.record.headers)
+        if over is not None:
+            raise TaskOver(over)
+        text = NULL if progress is None else progress_text(progress)
 
         async def beat() -> None:
-            await self._service.outside.heartbeat(awakeable_id, text)
+            await outside.heartbeat(task.awakeable_id, text)
             await self._service.rest()
 
         self._service.drive(beat)

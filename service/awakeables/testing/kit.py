@@ -93,7 +93,7 @@ def run(  # noqa: PLR0913 - all but the input by name
     Args:
         handler: A function declared with `@service.handler()`, or as a handler of an object.
         args: Its input, if it takes one: a value of the annotated type, or its JSON.
-        workers: Workers whose functions perform the tasks.
+        workers: Workers whose functions perform the tasks, with the heartbeats that the workers send.
         answers: By the name of a task or its topic: the answer, or a function of the `Task`. Both
             can give an `Answer`, which can be delayed; a function can raise `Reject`.
         on_wait: Called with each awakeable that nothing answers, before time moves on. Call

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextvars import copy_context
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Raw
@@ -17,16 +17,16 @@ from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow, Completion, Heartbeat, Verdict
 from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
-from awakeables.core.outcomes import NULL, Rejection, Resolution
+from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.core.sources import source_of
 from awakeables.core.texts import excerpt
 from awakeables.ports import Clock, PublishReport
-from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
+from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, Taker, WrongAnswer, answer_of
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
 from awakeables.wire.tasks import TaskRecord, decode_task, encode_effect
 from awakeables.wire.traces import TRACEPARENT
-from awakeables.worker.heartbeats import TaskOver, progress_text
+from awakeables.worker.heartbeats import Heart, OverReason, is_late, revocations_of, timeout_of
 
 T = TypeVar("T")
 
@@ -58,11 +58,13 @@ class PublishedTask(NamedTuple):
 
     Attributes:
         payload: As it was written.
+        deadline: When its awakeable times out, as its worker knows it.
     """
 
     awakeable_id: str
     record: Published
     payload: bytes
+    deadline: datetime | None
 
 
 class Topics:
@@ -159,7 +161,8 @@ class Outside:
         self.published.append(record)
         self._note(f"published to {effect.topic!r}: {excerpt(record.payload)}")
         if facts is not None:
-            self.tasks.append(PublishedTask(facts.awakeable_id, record, effect.value or b""))
+            deadline = None if facts.deadline_ms is None else instant(facts.deadline_ms)
+            self.tasks.append(PublishedTask(facts.awakeable_id, record, effect.value or b"", deadline))
             self._topics[facts.awakeable_id] = effect.topic
             doing = asyncio.ensure_future(self._do(effect.topic, value, headers))
             self._under_way[doing] = facts.awakeable_id
@@ -168,35 +171,40 @@ class Outside:
     async def _do(self, topic: str, value: bytes | None, headers: Sequence[Header]) -> None:
         try:
             task = decode_task(value, headers)
-            beat = functools.partial(self._on_beat, asyncio.get_running_loop(), task.awakeable_id)
-            for delivery in await self._answered(task, topic, _texts(headers), beat):
-                await self._take(delivery)
+            takers = self.answers.takers(task, topic)
+        except Exception as error:
+            self.errors.append(error)
+            return
+        await asyncio.gather(*(self._do_as(taker, task, topic, _texts(headers)) for taker in takers))
+
+    async def _do_as(self, taker: Taker, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> None:
+        """Do a task as one of those that take it, and deliver the answer."""
+        try:
+            answered = await self._answered(taker, task, topic, headers)
+            if answered is not None:
+                await self._take(answered)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # pytest.fail() in an answer is not an Exception
             self.errors.append(error)
 
-    def _on_beat(self, loop: asyncio.AbstractEventLoop, awakeable_id: str, progress: Any) -> None:
-        """A function makes a heartbeat, perhaps in a thread.
+    def why_over(
+        self, awakeable_id: str, deadline: datetime | None, headers: Mapping[str, str]
+    ) -> OverReason | None:
+        """Why nobody waits for a task any more, as far as its worker knows; None: somebody may."""
+        if is_late(deadline, self._clock.now_ms()):
+            return "timed-out"
+        if revocations_of(headers) is None:
+            return None
+        match self._state_of(awakeable_id):
+            case "cancelled" | "timed-out" as state:
+                return state
+            case _:
+                return None
 
-        Raises:
-            TaskOver: Nobody waits for its answer any more.
-        """
-        state = self._state_of(awakeable_id)
-        if state == "cancelled" or state == "timed-out":
-            raise TaskOver("cancelled" if state == "cancelled" else "timed-out")
-        text = None if progress is None else progress_text(progress)
-
-        def send() -> None:
-            sending = asyncio.ensure_future(self.heartbeat(awakeable_id, text))
-            self._under_way[sending] = awakeable_id
-            sending.add_done_callback(self._under_way.pop)
-
-        loop.call_soon_threadsafe(send)
-
-    async def heartbeat(self, awakeable_id: str, progress: bytes | None) -> None:
+    async def heartbeat(self, awakeable_id: str, progress: bytes) -> None:
         """Send a heartbeat over the wire, as workers do."""
-        body = Heartbeat(progress=Raw(NULL if progress is None else progress))
+        body = Heartbeat(progress=Raw(progress))
         self._count += 1
         source = source_of("testing", str(self._count))
         completion = Completion(awakeable_id=awakeable_id, body=body, source=source)
@@ -204,11 +212,28 @@ class Outside:
         await self._ask(lambda api: api.settle(sent))
 
     async def _answered(
-        self, task: TaskRecord, topic: str, headers: Mapping[str, str], beat: Callable[[Any], None]
-    ) -> list[Delivery]:
-        answering = _caught(self.answers.deliveries(task, topic, headers, beat))
-        # With variables of its own, since it is the user's code; delivering the answers is not.
+        self, taker: Taker, task: TaskRecord, topic: str, headers: Mapping[str, str]
+    ) -> Delivery | None:
+        """Call the function that takes a task, and send its heartbeats meanwhile, as the worker does.
+
+        An answer of the test need not stand for a worker with the SDK: only what it makes is sent.
+        """
+        over = functools.partial(self.why_over, task.awakeable_id, task.deadline, headers)
+        if taker.is_worker and over() is not None:
+            return None
+        heart = Heart(
+            functools.partial(self.heartbeat, task.awakeable_id),
+            over,
+            timeout_s=timeout_of(headers),
+            keepalive=taker.function.keepalive,
+        )
+        if taker.is_worker:
+            heart.open()
+        answering = _caught(answer_of(taker, task, topic, headers, heart.beat))
+        # With variables of its own, since it is the user's code; its heartbeats and its answer are not.
         answered = await asyncio.get_running_loop().create_task(answering, context=copy_context())
+        if not _is_cancelled():  # at the end of the test the service takes no more heartbeats
+            await heart.close()
         if isinstance(answered, BaseException):
             raise answered
         return answered
@@ -364,6 +389,11 @@ async def _caught(work: Awaitable[T]) -> T | BaseException:
         return await work
     except BaseException as error:
         return error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _texts(headers: Sequence[Header]) -> dict[str, str]:

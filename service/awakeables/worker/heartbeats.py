@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+import re
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextvars import copy_context
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import MAX_PROGRESS_BYTES
 from awakeables.core.revocations import OverState
+from awakeables.core.topics import is_topic_name
 from awakeables.errors import OperatorError
 from awakeables.handlers.serde import codec_of_value, explain
 
@@ -22,6 +26,8 @@ UNWATCHED_S = 5.0
 
 LEAST_S = 0.1
 """The shortest time between two heartbeats of any task."""
+
+_A_DURATION = re.compile("[1-9][0-9]{0,14}")
 
 
 class TaskOver(Exception):
@@ -63,6 +69,7 @@ class Heart:
         self._is_watched = timeout_s is not None
         self._keepalive = keepalive and timeout_s is not None
         self._loop = asyncio.get_running_loop()
+        self._variables = copy_context()  # what is sent is not a part of the function that makes heartbeats
         self._made = asyncio.Event()
         self._progress = b"null"
         self._unsent = False
@@ -96,7 +103,7 @@ class Heart:
         if progress is not None:
             self._progress = progress_text(progress)
         self._unsent = True
-        self._loop.call_soon_threadsafe(self._on_beat)
+        self._loop.call_soon_threadsafe(self._on_beat, context=self._variables)
 
     def _on_beat(self) -> None:
         self._made.set()
@@ -128,6 +135,23 @@ class Beat:
 
     def __await__(self) -> Generator[Any, Any, None]:
         return asyncio.sleep(0).__await__()
+
+
+def timeout_of(headers: Mapping[str, str]) -> float | None:
+    """After how many seconds without a heartbeat a task's worker counts as silent; None: never."""
+    text = headers.get("awakeable-heartbeat-ms", "")
+    return int(text) / 1000 if _A_DURATION.fullmatch(text) else None
+
+
+def revocations_of(headers: Mapping[str, str]) -> str | None:
+    """The topic that says when nobody waits for a task any more; None: nothing does."""
+    topic = headers.get("awakeable-revocations", "")
+    return topic if topic.endswith(".revocations") and is_topic_name(topic) else None
+
+
+def is_late(deadline: datetime | None, at_ms: int) -> bool:
+    """Whether the deadline of a task has passed at an instant."""
+    return deadline is not None and deadline.timestamp() * 1000 <= at_ms
 
 
 def progress_text(progress: Any) -> bytes:

@@ -16,7 +16,6 @@ function ──returns──▶ Answered: resolved │
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
@@ -52,7 +51,14 @@ from awakeables.wire.tasks import (
 )
 from awakeables.wire.traces import TRACEPARENT, TRACESTATE
 from awakeables.worker.deadletters import DeadLetterCode, dead_letter
-from awakeables.worker.heartbeats import Heart, OverReason, TaskOver
+from awakeables.worker.heartbeats import (
+    Heart,
+    OverReason,
+    TaskOver,
+    is_late,
+    revocations_of,
+    timeout_of,
+)
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.task import Reject, Task
@@ -65,7 +71,6 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 _TRACING = {TRACEPARENT, TRACESTATE}
-_A_DURATION = re.compile("[1-9][0-9]{0,14}")
 
 Sleep: TypeAlias = Callable[[float], Awaitable[bool]]
 """Waits for that many seconds; False if the worker drains, so that there is no further attempt."""
@@ -415,13 +420,11 @@ class _Job:
             name: (content or b"").decode("utf-8", "surrogateescape") for name, content in record.headers
         }
         self.heart: Heart | None = None
-        heartbeat_ms = self.headers.get("awakeable-heartbeat-ms", "")
-        self.heartbeat_s = int(heartbeat_ms) / 1000 if _A_DURATION.fullmatch(heartbeat_ms) else None
-        topic = self.headers.get("awakeable-revocations", "")
-        self.revocations = topic if topic.endswith(".revocations") and is_topic_name(topic) else None
+        self.heartbeat_s = timeout_of(self.headers)
+        self.revocations = revocations_of(self.headers)
 
     def is_late(self, at_ms: int) -> bool:
-        return self.deadline is not None and self.deadline.timestamp() * 1000 <= at_ms
+        return is_late(self.deadline, at_ms)
 
     def as_task(self) -> Task[Any]:
         return Task(

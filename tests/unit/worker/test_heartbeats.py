@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -269,6 +270,21 @@ async def test_progress_that_can_not_be_sent_is_refused_at_the_call(progress: An
     assert isinstance(await process(worker_of(train), watched()), Answered)
     assert len(seen) == 1
     assert message in seen[0]
+
+
+async def test_a_heartbeat_is_sent_without_the_context_variables_of_the_function_that_makes_it() -> None:
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    sent: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def send(progress: bytes) -> None:
+        sent.set_result(user.get())
+
+    heart = Heart(send, lambda: None, timeout_s=None, keepalive=False)
+    variables = copy_context()
+    variables.run(user.set, "ann")
+    variables.run(heart.beat, 1)
+    assert await sent == "nobody"
+    await heart.close()
 
 
 async def test_a_task_that_is_made_by_hand_has_no_heart() -> None:
