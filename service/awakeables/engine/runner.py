@@ -461,7 +461,7 @@ class Runner:
             or self._wanted
             or (
                 waits.needs_disk
-                and self._running < self._pool.settings.max_actions
+                and len(waits.acting) < self._pool.settings.max_actions
                 and waits.may_start(durable, now_ms)
                 and self._pool.member.is_sure()
             )
@@ -494,7 +494,7 @@ class Runner:
             self._request(wait)
         pool, due_ms = self._pool, None
         if not waits.only_answers:
-            due_ms = waits.due_ms(runs=self._running < pool.settings.max_actions)
+            due_ms = waits.due_ms(runs=len(waits.acting) < pool.settings.max_actions)
         # Not while a commit is under way: its reply comes soon, and its effects must be published in order.
         stays = self._running > 0 or self._durable < self._commits.entries or waits.keeps_in_memory()
         is_over = self.wakes_at is not None and has_come(self.wakes_at)

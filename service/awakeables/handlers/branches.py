@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextvars import Context as Variables
 from contextvars import copy_context
 from heapq import heappop, heappush
@@ -179,20 +179,17 @@ class Branches:
         if fiber.is_blocked and not fiber.can_go_on():
             self._interrupt(fiber)
 
-    def _tell_all(self) -> None:
+    def _tell_all(self, keepers: Mapping[Fiber, Collection[Fiber]]) -> None:
         """Tell the fibers that the invocation was cancelled, or else that the handler has ended.
 
         Not those that one awaits beside an action: their ends would cut it off from the action.
         """
-        keepers: dict[Durable[Any] | None, list[Fiber]] = {}
-        for fiber in self.keeping():
-            keepers.setdefault(fiber.target, []).append(fiber)
+        for keeper, kept in keepers.items():
+            for fiber in sorted(kept, key=_number_of):
+                if fiber not in keeper.kept:
+                    keeper.kept.append(fiber)
+                    fiber.keepers += 1
         for fiber in list(self._live):
-            for above in _above(fiber.branch) if keepers and fiber.branch is not None else ():
-                for keeper in keepers.get(above, ()):
-                    if fiber not in keeper.kept:
-                        keeper.kept.append(fiber)
-                        fiber.keepers += 1
             if not fiber.keepers:
                 self._tell_of_the_end(fiber)
 
@@ -203,25 +200,49 @@ class Branches:
         else:
             self._tell(fiber, error if fiber is self._own else Cancelled(error.reason, own=True))
 
-    def keeping(self) -> list[Fiber]:
-        """The fibers that await an action, perhaps among other things: that one is not cut off."""
+    def _keepers(self) -> dict[Fiber, set[Fiber]]:
+        """The fibers that await an action, each with all branches that it waits for beside that."""
         runs = self._execution.runs
-        return [
+        keepers = [
             fiber
             for fiber in self._live
             if fiber.is_blocked and not fiber.can_go_on() and any(index in runs for index in fiber.waiting)
         ]
+        if not keepers:
+            return {}
+        awaiting: dict[Durable[Any], list[Fiber]] = {}
+        for fiber in self._live:
+            if fiber.target is not None:
+                awaiting.setdefault(fiber.target, []).append(fiber)
+        below: dict[Fiber, list[Fiber]] = {}
+        for fiber in self._live:
+            for part in () if fiber.branch is None else _above(fiber.branch):
+                for above in awaiting.get(part, ()):
+                    below.setdefault(above, []).append(fiber)
+        found: dict[Fiber, set[Fiber]] = {}
+        for keeper in keepers:
+            kept, left = set[Fiber](), [keeper]
+            while left:
+                more = [each for each in below.get(left.pop(), ()) if each not in kept]
+                kept.update(more)
+                left += more
+            found[keeper] = kept - {keeper}
+        return found
 
     def kept_waits(self) -> set[str]:
         """The awakeables that the cancellation of the invocation leaves alone until their fibers go on."""
-        return {each for fiber in self.keeping() for each in self._awakeables_of(fiber)}
+        found = self._keepers()
+        fibers = set(found).union(*found.values())
+        return {each for fiber in fibers for each in self._awakeables_of(fiber)}
 
     def _awakeables_of(self, fiber: Fiber) -> tuple[str, ...]:
         waits = (self._execution.waits.get(index) for index in fiber.waiting)
         return tuple([wait.awakeable_id for wait in waits if isinstance(wait, AwakeableWait)])
 
     def _let_go(self, fiber: Fiber) -> None:
-        """Cancel what was left alone for a fiber, which goes on now."""
+        """Cancel what was left alone for a fiber, which goes on now; unless it is left alone itself."""
+        if fiber.keepers:
+            return
         kept, fiber.kept = fiber.kept, []
         for each in kept:
             each.keepers -= 1
@@ -363,7 +384,7 @@ class Branches:
 
         Args:
             coroutine: The handler's own.
-            on_end: Called with what a branch raises when it ends.
+            on_end: Called with what a branch raises when it is unwound.
         """
         self.drives, self._on_end = True, on_end
         self._own.coroutine = coroutine
@@ -428,9 +449,10 @@ class Branches:
             raised = yield from execution.receive()
             if raised is not None:
                 execution.cancelled(raised)
-                for fiber in self.keeping():
+                keepers = self._keepers()
+                for fiber in set(keepers).union(*keepers.values()):
                     fiber.kept_waits = self._awakeables_of(fiber)
-                self._tell_all()
+                self._tell_all(keepers)
 
     def _run(self, fiber: Fiber) -> Generator[Any, Any, None]:
         """Run one to its next durable await, or its end."""
@@ -463,7 +485,6 @@ class Branches:
         try:
             has_ended, value = yield from _stepped(fiber, error)
         except TerminalError as raised:
-            self._on_end(raised)
             has_ended, failure = True, raised
         except BaseException:
             fiber.coroutine = None
@@ -517,7 +538,7 @@ class Branches:
             return
         self._result = (value, failure)
         self._stop_maps(fiber)
-        self._tell_all()
+        self._tell_all(self._keepers())
 
     def _forget_unawaited(self, fiber: Fiber) -> None:
         """A fiber has failed, or is interrupted: forget what it would have awaited."""

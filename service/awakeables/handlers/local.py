@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from contextvars import Context as Variables
 from contextvars import copy_context
 from inspect import CORO_CREATED, getcoroutinestate
+from itertools import islice
 from operator import attrgetter
 from threading import get_ident
 from types import CoroutineType
@@ -431,7 +432,7 @@ class LocalAttempt:
             self._ready()  # another call is to journal how these actions ended
         if ended is None and self._because is not None:
             self._told = None
-            blocked_on = tuple([self._wait_at(index) for index in self._acting])
+            blocked_on = tuple([self._wait_at(index) for index in self._awaited_actions()])
         elif ended is None and (
             not self._owes or (execution.branches is not None and self._told is execution.waiting)
         ):
@@ -588,7 +589,7 @@ class LocalAttempt:
         if runs:
             few, many = (runs, waiting) if len(runs) < len(waiting) else (waiting, runs)
             for index in [index for index in few if index in many]:
-                if len(self._acting) >= self._attempts.world.max_actions:
+                if len(self._awaited_actions()) >= self._attempts.world.max_actions:
                     break  # the end of one lets the next begin
                 self._start(index, news)
         return self._progress(None)
@@ -620,12 +621,16 @@ class LocalAttempt:
             return self._leave()
         return self._progress(None)
 
+    def _awaited_actions(self) -> list[int]:
+        """The actions that the handler awaits and that are being executed."""
+        return [index for index in self._acting if index in self._execution.waiting]
+
     def _give_up(self, *, stop: bool) -> Progress | Awaitable[Progress]:
         """End the attempt for an action that has failed, once those beside it have ended: they count.
 
-        Also those that nobody awaits just then: the next attempt would execute them again, beside themselves.
+        One that nobody awaits any more may hang; it is left to its end.
         """
-        if self._acting and not stop:
+        if self._awaited_actions() and not stop:
             return self._progress(None)
         waiting = self._execution.waiting
         failed = [index for index, acted in self._acted.items() if isinstance(acted, Crashed | Broken)]
@@ -704,11 +709,15 @@ def _close_unbegun(unwound: BaseException) -> None:
             continue  # some have the error: to look at their variables would make a cycle
         for value in frame.f_locals.values():
             # `type`, since an object may fake its `__class__`.
-            many = type(value) in (list, tuple) and value and type(value[0]) is CoroutineType
-            for each in value if many else (value,):
+            items = value.values() if type(value) is dict else value
+            many = type(value) in (list, tuple, dict)
+            for each in islice(items, MOST_LOOKED_AT) if many else (value,):
                 if type(each) is CoroutineType and getcoroutinestate(each) == CORO_CREATED:
                     each.close()
 
+
+MOST_LOOKED_AT = 1000
+"""How many items of a user's list are looked at for coroutines."""
 
 _SWALLOWED = (
     "the handler caught Suspended, which ends the attempt: catch Exception, not BaseException, "

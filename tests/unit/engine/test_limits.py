@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from awakeables import Cancelled, Context, RetryPolicy
+from awakeables import Cancelled, Context, RetryPolicy, TimedOut
 from awakeables.core.journal import AwakeableCreated, RunRequested
 from awakeables.core.outcomes import Cancellation
 from awakeables.engine.engine import EngineSettings
@@ -106,6 +107,23 @@ async def test_so_many_actions_of_one_invocation_are_executed_at_once(settings: 
     assert {number: count for number, count in tries.items() if count > 1} == {
         number: 3 for number in range(0, 40, 7)
     }
+
+
+async def test_actions_that_hang_and_are_not_awaited_any_more_take_no_place_of_others() -> None:
+    async def hangs() -> None:
+        await asyncio.sleep(1e9)
+
+    async def gives_up(ctx: Context) -> str:
+        for _ in range(6):
+            with suppress(TimedOut):
+                async with ctx.timeout(timedelta(seconds=1)):
+                    await ctx.run("hangs", hangs)
+        return await ctx.run("acts", lambda: "done")
+
+    bench = Bench()
+    settings = replace(quick(), runner=replace(quick().runner, max_actions=5))
+    async with bench.serving(settings, gives_up=gives_up) as process:
+        assert value(await bench.status(await bench.begin(process, "gives_up"), "completed")) == "done"
 
 
 async def test_a_map_of_more_items_than_the_journal_has_room_for_begins_none() -> None:

@@ -703,6 +703,9 @@ async def acts_beside(ctx: Context, what: str) -> str:
             "branch": lambda: nap(ctx, 600),
             "branch of a branch": lambda: ctx.race(ctx.race(nap(ctx, 600)), nap(ctx, 900)),
             "action of a branch": lambda: acts_first(),
+            "awakeable of a branch": lambda: answered(ctx, "never"),
+            "call of a branch": lambda: calls(),
+            "branch of a branch's": lambda: gathers(),
         }
         try:
             await ctx.gather(acting, others[what]())
@@ -710,6 +713,12 @@ async def acts_beside(ctx: Context, what: str) -> str:
             executed.append(f"own: {error.own}")
             await ctx.run("undo", slowly("undo"))
             raise
+
+    async def calls() -> str:
+        return await ctx.call(asked)
+
+    async def gathers() -> None:
+        await ctx.gather(nap(ctx, 600), answered(ctx, "never"))
 
     async def acts_first() -> None:
         await ctx.run("first", slowly("first", 2))
@@ -719,7 +728,19 @@ async def acts_beside(ctx: Context, what: str) -> str:
     return "ended"
 
 
-@pytest.mark.parametrize("what", ["awakeable", "call", "branch", "branch of a branch", "action of a branch"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "awakeable",
+        "call",
+        "branch",
+        "branch of a branch",
+        "action of a branch",
+        "awakeable of a branch",
+        "call of a branch",
+        "branch of a branch's",
+    ],
+)
 def test_a_cancellation_does_not_cut_a_branch_off_by_ending_what_it_awaits_beside_an_action(
     what: str,
 ) -> None:

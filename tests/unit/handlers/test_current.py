@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -11,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from awakeables import Context, ObjectContext, Service, TerminalError, VirtualObject, current_context
+from awakeables import (
+    Context,
+    ObjectContext,
+    Service,
+    TerminalError,
+    TimedOut,
+    VirtualObject,
+    current_context,
+)
 from awakeables.testing import Paused, run
 
 SECOND = timedelta(seconds=1)
@@ -88,6 +97,48 @@ async def passes_them_on_later(ctx: Context) -> int:
     return await shipped
 
 
+@service.handler()
+async def fails_before_it_passes_them_on(ctx: Context) -> list[Any]:
+    """What a time limit, a failed action or a failed branch leaves behind is no mistake."""
+    found: list[Any] = []
+
+    async def helper() -> int:
+        later = ship(1)
+        await ctx.sleep(timedelta(hours=1))
+        return await later
+
+    def refuses() -> None:
+        raise TerminalError("no")
+
+    async def refused() -> int:
+        later = [ship(2), ship(3)]
+        await ctx.run("refuses", refuses)
+        return sum(await ctx.gather(*later))
+
+    async def fails(given: Any, combined: list[Any]) -> int:
+        combined.append(ctx.race(*[each for each in given[:1]]))
+        await ctx.sleep(SECOND)
+        raise TerminalError(str(fallback is given))
+
+    fallback = ship(4)
+    given = [ship(5), ship(6)]
+    combined: list[Any] = []
+    try:
+        async with ctx.timeout(SECOND):
+            await helper()
+    except TimedOut:
+        found.append("timed out")
+    try:
+        await refused()
+    except TerminalError as error:
+        found.append(str(error))
+    try:
+        await ctx.gather(fails(given, combined))
+    except TerminalError as error:
+        found.append(str(error))
+    return [*found, *await ctx.gather(*combined, given[1]), await fallback]
+
+
 @carts.handler()
 async def of_an_object(ctx: ObjectContext) -> bool:
     return current_context() is ctx
@@ -139,6 +190,32 @@ def test_one_that_is_passed_on_later_is_not_dropped_when_the_handler_is_suspende
         _ = run(passes_them_on_later, **mode).value
     gc.collect()
     assert warned == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_what_an_error_leaves_behind_is_neither_dropped_nor_ended(mode: dict[str, Any]) -> None:
+    assert run(fails_before_it_passes_them_on, **mode).value == ["timed out", "no", "False", 5, 6, 4]
+
+
+def test_a_drop_that_is_not_the_handler_s_is_shown_as_before() -> None:
+    def drops_it() -> None:
+        ship(1)  # type: ignore[unused-coroutine]
+
+    async def acts(ctx: Context) -> str:
+        await ctx.run("drops", drops_it)
+        return "done"
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert run(acts).value == "done"
+    assert ["never awaited" in str(each.message) for each in found] == [True]
+    raised: list[object] = []
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("error")
+        patched.setattr(sys, "unraisablehook", lambda told: raised.append(type(told.exc_value)))
+        assert run(acts).value == "done"
+    assert raised == [RuntimeWarning]
 
 
 def test_a_suspended_attempt_leaves_nothing_to_the_garbage_collector() -> None:
