@@ -115,7 +115,7 @@ class Queries:
             for name in await self._subscriptions_of(topic):  # an invocation never changes its subscription
                 found += await self._store.invocations(page, replace(which, subscription=name))
             rows = sorted(found, key=lambda row: row.id, reverse=True)[: page.limit]
-        if not rows and page.before is None:
+        if not rows and page.before is None and not await self._is_known(which):
             await self._check_names(which)
         return rows
 
@@ -135,6 +135,11 @@ class Queries:
             if handler.subscription is not None
         ]
         return [*declared, *await self._store.subscribed()]
+
+    async def _is_known(self, which: InvocationFilter) -> bool:
+        """Whether there are invocations of what is named, although they have other states."""
+        named = replace(which, status=None)
+        return named != which and bool(await self._store.invocations(Page(limit=1), named))
 
     async def _check_names(self, which: InvocationFilter) -> None:
         if which.service is not None and which.handler is not None:

@@ -92,7 +92,7 @@ def _blocked_keys(
             for call in code.settles:
                 text = (
                     f"{handler.name} settles awakeables, but can't run while {waiting[0]}, which is "
-                    "exclusive as well, waits for one in the same key; declare it with "
+                    "exclusive as well, waits for one in the same key; if they are for that, declare it with "
                     f"`@{handler.service}.shared()`"
                 )
                 yield from code.finding(call, "blocked-key", text)
@@ -126,6 +126,15 @@ def _called(caller: FunctionType, passed: PassedContext) -> _Part | None:
 
 def _found(caller: FunctionType, path: str) -> tuple[FunctionType | None, bool]:
     """The function that the caller's module or closure has under a name, and whether it gets `self` first."""
+    found, is_enclosed, is_bound = _looked_up(caller, path)
+    function = _written(found)
+    if function is None or not (is_enclosed or function.__module__ == caller.__module__):
+        return None, False
+    return function, is_bound
+
+
+def _looked_up(caller: FunctionType, path: str) -> tuple[object, bool, bool]:
+    """What it has under a name, with decorators; whether in its closure; and whether it gets `self` first."""
     first, *names = path.split(".")
     found = _enclosed(caller, first)
     is_enclosed = found is not None
@@ -136,20 +145,18 @@ def _found(caller: FunctionType, path: str) -> tuple[FunctionType | None, bool]:
         try:
             found = inspect.getattr_static(of, name)  # which executes nothing
         except AttributeError:
-            return None, False
+            return None, False, False
         is_class = isinstance(of, type)
         is_bound = isinstance(found, classmethod) or (isinstance(found, FunctionType) and not is_class)
         if isinstance(found, staticmethod | classmethod):
             found = found.__func__
-    function = _written(found)
-    if function is None or not (is_enclosed or function.__module__ == caller.__module__):
-        return None, False
-    return function, is_bound
+    return found, is_enclosed, is_bound
 
 
 def _is_coroutine_function(caller: FunctionType, path: str) -> bool:
-    function, _ = _found(caller, path)
-    return function is not None and inspect.iscoroutinefunction(function)
+    """Whether what the caller has under a name is one: a decorator may have made something else of it."""
+    found, _, _ = _looked_up(caller, path)
+    return inspect.iscoroutinefunction(found) and getattr(found, "__module__", None) == caller.__module__
 
 
 def _action_parameters(caller: FunctionType, name: str) -> list[tuple[str, int]]:

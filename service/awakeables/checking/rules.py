@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple, TypeAlias, get_origin, get_type_hints
 
@@ -177,7 +178,14 @@ class HandlerCode(_Code):
         self._action_parameters = action_parameters
         self._is_async = is_async
         nodes = list(ast.walk(source.node))
-        self._coroutines = {each.name for each in nodes[1:] if isinstance(each, ast.AsyncFunctionDef)}
+        self._bound_here = Counter(_bound_names(nodes[1:]))
+        self._coroutines = {
+            each.name
+            for each in _own_nodes(source.node.body)
+            if isinstance(each, ast.AsyncFunctionDef)
+            and not each.decorator_list
+            and self._bound_here[each.name] == 1
+        }
         self._awakeables = set(self._names_of_awakeables(nodes))
         self._sets = set_names(source)
         self._actions = self._written_actions()
@@ -280,7 +288,7 @@ class HandlerCode(_Code):
             return f"{self._context}.{method} by itself does nothing; use `async with`"
         elif method == "as_completed":
             return f"{self._context}.as_completed by itself does nothing; use `async for`"
-        elif path is not None and (path in self._coroutines or self._is_async(path)):
+        elif path is not None and self._makes_coroutine(path):
             what = f"the coroutine {path}(…) is never awaited, so nothing of it happens"
             return f"{what}; put `await` before it, or pass it to {self._context}.gather"
         match call.func:
@@ -289,6 +297,11 @@ class HandlerCode(_Code):
             case ast.Attribute(value=ast.Name(id=of), attr=name) if of in self._awakeables:
                 dropped = f"{of}.{name}" if name in AWAITED_OF_AWAKEABLES else None
         return None if dropped is None else f"the result of {dropped} is never awaited; put `await` before it"
+
+    def _makes_coroutine(self, path: str) -> bool:
+        """Whether it is the name of a coroutine function, and of nothing else in this function."""
+        first = path.partition(".")[0]
+        return path in self._coroutines or (not self._bound_here[first] and self._is_async(path))
 
     def _names_of_awakeables(self, nodes: Sequence[ast.AST]) -> Iterator[str]:
         """The names that `ctx.awakeable(…)` is assigned to."""
@@ -505,6 +518,18 @@ def _path(node: ast.expr) -> str | None:
             return None if of is None else f"{of}.{name}"
         case _:
             return None
+
+
+def _bound_names(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Each name as often as these nodes bind it, in whatever scope."""
+    for node in nodes:
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+                yield name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.alias(name=name, asname=other):
+                yield other or name.partition(".")[0]
 
 
 def _own_nodes(statements: Sequence[ast.stmt]) -> Iterator[ast.AST]:

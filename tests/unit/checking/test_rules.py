@@ -25,6 +25,15 @@ def pay(*given: object) -> str:
 async def step(ctx: Context, name: str, action: object) -> object:
     return await ctx.run(name, action)
 
+def blocking(function):
+    @functools.wraps(function)
+    def runs(*given: object) -> object:
+        return asyncio.run(function(*given))
+    return runs
+
+@blocking
+async def scheduled(name: str) -> None: ...
+
 def partner(ctx: Context) -> str:
     return str(ctx.uuid())
 
@@ -284,6 +293,13 @@ GOOD = [
             "await step(ctx, 'pay', pay)",
             "shipped = step(ctx, 'pay', pay)\nawait ctx.gather(shipped)",
             "def ship(): ...\nship()",
+            "scheduled('x')",
+            "def step(name): ...\nstep('pay')",
+            "for other in order: other(1)",
+            "from os import getcwd as other\nother(1)",
+            "class Job:\n    async def go(self): ...\ndef go(): ...\ngo()",
+            "@blocking\nasync def ship(): ...\nship()",
+            "async def ship(): ...\nship = pay\nship()",
             "partner(ctx)",
         )
     ],
@@ -338,7 +354,7 @@ def test_an_exclusive_handler_that_settles_what_another_waits_for_is_warned_of(
 
     assert found(CARTS.format(declared="handler")) == [
         "paid settles awakeables, but can't run while check_out, which is exclusive as well, waits for one "
-        "in the same key; declare it with `@carts.shared()`"
+        "in the same key; if they are for that, declare it with `@carts.shared()`"
     ]
     assert found(CARTS.format(declared="shared")) == []
     of_another = CARTS.format(declared="handler").replace(
