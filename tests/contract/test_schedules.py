@@ -366,6 +366,18 @@ async def test_a_triggered_one_begins_at_once_and_moves_nothing(driver: Driver, 
     await driver.do(Fenced, replace(trigger, declared=NEWER, tick=a_tick(driver)))
 
 
+async def test_a_trigger_that_is_sent_again_after_another_gets_its_answer(driver: Driver) -> None:
+    await place(driver)
+    first, second = (
+        Trigger(schedule=NAME, declared=SPEC, overlap="allow", tick=a_tick(driver)) for _ in range(2)
+    )
+    fired = await driver.do(Fired, first)
+    await driver.do(Fired, second)
+    for overlap in ("allow", "skip", "queue"):
+        assert await driver.do(Fired, replace(first, overlap=overlap)) == fired
+    assert (await row_of(driver)).last_invocation == second.tick.begin.id
+
+
 async def test_schedules_are_listed_by_name(driver: Driver) -> None:
     await place(driver, new("b"), new("a"), new("c-é"))
     assert [each.row.name for each in await driver.store.schedules()] == ["a", "b", "c-é"]

@@ -7,7 +7,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import KEPT_AT_EACH_END, Completion, LastHeartbeat, abridged
-from awakeables.core.commands import MarkRefused, NewAwakeable, Settle
+from awakeables.core.commands import MarkPublished, MarkRefused, NewAwakeable, Settle
 from awakeables.core.deadletters import Folding
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.core.replies import Acknowledged, SettledAll, Unchecked
@@ -332,6 +332,18 @@ async def test_a_verdict_that_kafka_refuses_is_not_kept(driver: Driver) -> None:
     )
     assert await driver.effects("failed", 10) == await driver.effects("unsent", 10) == []
     assert (await driver.awakeable(awakeable_id)).state == "resolved"
+
+
+async def test_a_verdict_that_is_queued_again_and_sent_in_one_commit_is_gone(driver: Driver) -> None:
+    """The acknowledgement of the settlement was lost, but not what it had queued."""
+    event_id = driver.id("evt")
+    completions = (resolved(driver.id("prom")),)
+    order = Settle(completions=completions, verdicts_to="shop.verdicts", verdict_ids=(event_id,))
+    await driver.do(SettledAll, order)
+    assert [effect.event_id for effect in await driver.claim_effects()] == [event_id]
+    await driver.store.commit([order, MarkPublished(event_ids=(event_id,))])
+    assert await driver.effects("unsent", 10) == []
+    assert (await driver.store.counts())["effects_unsent"] == 0
 
 
 async def test_no_verdict_is_queued_unless_it_is_asked_for(driver: Driver) -> None:

@@ -306,3 +306,14 @@ async def test_a_handler_begins_a_run_and_signals_it_in_one_commit(driver: Drive
         "signups/other has not begun: call its run first",
     )
     assert (await driver.awakeable(promise_of())).invocation_id == run.id
+
+
+async def test_a_call_that_is_sent_again_gets_its_answer_though_its_run_is_purged(driver: Driver) -> None:
+    row = await running(driver, a_run(driver))
+    signal = a_signal(driver)
+    begun = await driver.do(Begun, signal)
+    await driver.end(row)
+    ended = (Ended(id=row.id, awakeables=(promise_of(), promise_of(name="note"))),)
+    await driver.do(Purged, Purge(ended=ended, before_ms=driver.clock.ms))
+    assert await driver.do(Begun, signal) == begun
+    await driver.do(NotBegun, a_signal(driver))

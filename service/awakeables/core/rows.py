@@ -398,7 +398,9 @@ class Changes:
         self.rows.keys[key.scope, key.key] = (key.fingerprint, invocation_id)
 
     def delete_effect(self, before: EffectRow) -> None:
-        self.effects.setdefault(before.event_id, before)
+        if self.effects.setdefault(before.event_id, before) is None:
+            # New to this commit, but it may be in the store: what has queued it may be sent again.
+            self.published.append(before.event_id)
         self.rows.effects[before.event_id] = None
 
     def delete_published(self, event_ids: Iterable[str]) -> None:

@@ -65,7 +65,8 @@ def begin(  # noqa: C901 - one case after the other
             return Begun(id=invocation_id, created=False)
     workflow = command.workflow
     if workflow is not None and not workflow.is_run and rows.keys[workflow.scope, command.key or ""] is None:
-        return NotBegun()
+        # It may be sent again, when the run that it was for is purged.
+        return NotBegun() if rows.invocations[command.id] is None else _begun_before(command, rows)
     row = new_invocation(command, now_ms)
     step: _Step | None = None
     wakes: tuple[Wake, ...] = ()

@@ -143,6 +143,8 @@ def _add_last(command: Fire | BeginQueued | Trigger, rows: Rows, keys: Keys) -> 
     row = rows.schedules.get(command.schedule)
     if row is not None and row.last_invocation is not None:
         keys["invocations"].add(row.last_invocation)
+    if isinstance(command, Trigger):
+        keys["invocations"].add(command.tick.begin.id)
     if row is not None and isinstance(command, Fire) and row.next_ms == command.following_ms:
         keys["invocations"].update(tick.begin.id for tick in command.ticks)
 

@@ -61,7 +61,8 @@ def trigger(command: Trigger, rows: Rows, now_ms: int, changes: Changes) -> Fire
     row, tick = rows.schedules[command.schedule], command.tick
     if row is None or row.declared != command.declared:
         return Fenced()
-    if row.last_invocation == tick.begin.id:  # it is sent again
+    rows.invocations.require([tick.begin.id])
+    if rows.invocations[tick.begin.id] is not None:  # it is sent again
         return Fired(begun=(tick.begin.id,))
     if row.queued_ms == tick.at_ms:
         return Fired(queued=True)
