@@ -17,10 +17,22 @@ LOADED_LATE: frozenset[tuple[str, str]] = frozenset(
     {
         ("Advance", "effects"),  # it is sent again after a lost acknowledgement: what of it is unsent?
         ("Begin", "effects"),  # the same
-        ("Begin", "invocations"),  # its key's queue is full: is it in there, and sent again?
+        ("Begin", "invocations"),  # its key's queue is full, or has no run: is it there, and sent again?
         ("Advance", "awakeables"),  # it is sent twice in one group: which waits of it are settled by now?
         ("Advance", "waiting"),  # it ends what another order of the group has begun to wait for
-        ("Kill", "queue"),  # who comes next has been ended by another order of the group
+        ("Kill", "queue"),  # who comes next has been ended by another order of the group, or by this one
+        ("Kill", "invocations"),  # the same: who comes after that one?
+        ("Restart", "queue"),  # the same
+        ("Restart", "invocations"),  # the same
+        ("Advance", "queue"),  # the same
+        ("Begin", "queue"),  # the same
+        ("Begin", "awakeables"),  # it is sent again, and has called off what may be settled by now
+        ("Begin", "waiting"),  # it calls off a run: who waits for its promises?
+        ("Begin", "pending"),  # the same
+        ("Advance", "invocations"),  # it leaves a run that nobody has claimed: who waits for its promises?
+        ("Advance", "pending"),  # for what does another wait since another order of the group?
+        ("Fire", "invocations"),  # the key of a workflow has a run, and another tick follows: is that open?
+        ("Advance", "states"),  # another order of the group has written the state since
     }
 )
 """Orders that may have to load from a table after the group's load, and why."""
