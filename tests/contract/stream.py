@@ -346,7 +346,7 @@ class Stream:
             dead_letter=self.letter() if type(step) is End and self.chance.random() < 0.3 else None,
             relay_to=DLQ,
             markers={"route": self.chance.choice([1, 2])} if grows and self.chance.random() < 0.2 else {},
-            keeps_attempts=grows and self.chance.random() < 0.2,
+            attempts=self.chance.choice([0, 0, 1, 3]),
         )
 
     def done(self, invocation_id: str, *, exclusive: bool) -> Done:
@@ -464,7 +464,7 @@ class Stream:
             Continue(),
             Suspend(wake=self.chance.choice([row.wake, max(0, row.wake - 1)])),
             Suspend(wake=row.wake, due_ms=now_ms + 400),
-            BackOff(due_ms=now_ms + 100, failure=replace(failure, of=self.chance.choice([None, 0]))),
+            BackOff(due_ms=now_ms + 100, failure=replace(failure, tries=self.chance.choice([{}, {0: 2}]))),
             Pause(failure=failure),
             End(result=self.result(), abandoned=tuple(mine)),
         ]

@@ -20,7 +20,7 @@ from awakeables.core.invocations import STATUSES
 from awakeables.core.records import Record
 from awakeables.core.replies import Reply
 from awakeables.errors import MalformedId
-from awakeables.ports import Page, Pages, Snapshot, Store
+from awakeables.ports import InvocationFilter, Page, Pages, Snapshot, Store
 from awakeables.store import floors
 from awakeables.store.memory import MemoryStore
 from awakeables.store.postgres import group
@@ -92,7 +92,9 @@ async def rows(store: Store) -> dict[str, object]:
     return {
         "lists": (invocations, awakeables, queued, letters),
         "invocations": [await store.invocation(row.id) for row in invocations],
-        "statuses": [await store.invocations(EVERYTHING, status=status) for status in STATUSES],
+        "statuses": [
+            await store.invocations(EVERYTHING, InvocationFilter(status=status)) for status in STATUSES
+        ],
         "journals": [await store.journal(row.id, 300) for row in invocations],
         "ends": await store.ends([row.id for row in invocations]),
         "waits": [await store.waits_of(row.id, 100) for row in invocations],

@@ -19,6 +19,8 @@ LOADED_LATE: frozenset[tuple[str, str]] = frozenset(
         ("Begin", "effects"),  # the same
         ("Begin", "invocations"),  # its key's queue is full, or has no run: is it there, and sent again?
         ("Advance", "awakeables"),  # it is sent twice in one group: which waits of it are settled by now?
+        ("Advance", "keys"),  # the same: which of its calls were not created, because of their keys?
+        ("Begin", "keys"),  # the same
         ("Advance", "waiting"),  # it ends what another order of the group has begun to wait for
         ("Kill", "queue"),  # who comes next has been ended by another order of the group, or by this one
         ("Kill", "invocations"),  # the same: who comes after that one?
