@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from awakeables.core.journal import BranchInterrupted
 from awakeables.errors import Cancelled, HandlerMisuse, Suspended, TerminalError
 from awakeables.handlers.attempt import AwakeableWait
-from awakeables.handlers.calls import close
+from awakeables.handlers.calls import close, close_all_unbegun
 from awakeables.handlers.execution import BLOCK, Durable, Execution
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ class Branches:
         self.new: dict[int, None] = {}
         self.pending: dict[int | None, Fiber] = {}
         self.drives = False
-        self._on_end: Callable[[BaseException], None] = lambda _error: None
         self._execution = execution
         self._live: dict[Fiber, None] = {}
         self._not_begun: dict[Any, Fiber] = {}
@@ -229,15 +228,14 @@ class Branches:
             found[keeper] = kept - {keeper}
         return found
 
-    def kept_waits(self) -> set[str]:
-        """The awakeables that the cancellation of the invocation leaves alone until their fibers go on."""
-        found = self._keepers()
-        fibers = set(found).union(*found.values())
-        return {each for fiber in fibers for each in self._awakeables_of(fiber)}
-
-    def _awakeables_of(self, fiber: Fiber) -> tuple[str, ...]:
-        waits = (self._execution.waits.get(index) for index in fiber.waiting)
-        return tuple([wait.awakeable_id for wait in waits if isinstance(wait, AwakeableWait)])
+    def _keep_waits(self, fibers: Iterable[Fiber]) -> None:
+        """Leave the awakeables alone that these wait for, although the invocation was cancelled."""
+        execution, kept = self._execution, set[str]()
+        for fiber in fibers:
+            waits = (execution.waits.get(index) for index in fiber.waiting)
+            fiber.kept_waits = tuple([wait.awakeable_id for wait in waits if isinstance(wait, AwakeableWait)])
+            kept.update(fiber.kept_waits)
+        execution.new_cancels = [each for each in execution.new_cancels if each not in kept]
 
     def _let_go(self, fiber: Fiber) -> None:
         """Cancel what was left alone for a fiber, which goes on now; unless it is left alone itself."""
@@ -379,14 +377,9 @@ class Branches:
 
     # Running them.
 
-    def drive(self, coroutine: Any, on_end: Callable[[BaseException], None]) -> Generator[Any, Any, Any]:
-        """Return what is stepped from now on in place of the handler's own coroutine, which is blocked.
-
-        Args:
-            coroutine: The handler's own.
-            on_end: Called with what a branch raises when it is unwound.
-        """
-        self.drives, self._on_end = True, on_end
+    def drive(self, coroutine: Any) -> Generator[Any, Any, Any]:
+        """Return what is stepped from now on in place of the handler's own coroutine, which is blocked."""
+        self.drives = True
         self._own.coroutine = coroutine
         self._live[self._own] = None
         self._block(self._own)
@@ -450,8 +443,7 @@ class Branches:
             if raised is not None:
                 execution.cancelled(raised)
                 keepers = self._keepers()
-                for fiber in set(keepers).union(*keepers.values()):
-                    fiber.kept_waits = self._awakeables_of(fiber)
+                self._keep_waits(set(keepers).union(*keepers.values()))
                 self._tell_all(keepers)
 
     def _run(self, fiber: Fiber) -> Generator[Any, Any, None]:
@@ -556,7 +548,7 @@ class Branches:
                     yield from _stepped(fiber, Suspended())
                     swallowed = True
                 except Suspended as unwound:
-                    self._on_end(unwound)
+                    close_all_unbegun(unwound)
                 except (GeneratorExit, asyncio.CancelledError):
                     raise
                 except BaseExceptionGroup as group:  # a TaskGroup has passed it on

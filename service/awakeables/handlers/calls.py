@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import islice
+from types import CoroutineType
 from typing import Any
 
 from awakeables.core.texts import loggable
@@ -24,6 +25,9 @@ from awakeables.errors import TerminalError
 
 CLEAN_UP_S = 5.0
 """How long a function may take to clean up when it is cancelled because the process stops."""
+
+MOST_LOOKED_AT = 1000
+"""How many items of a user's list are looked at for coroutines."""
 
 MAX_ITEMS = 1_000_000
 """Maximum length of an iterator; some never end."""
@@ -139,6 +143,34 @@ def close(held: list[Any]) -> None:
         held.clear()
     finally:
         sys.unraisablehook = complain
+
+
+def close_unbegun(coroutine: CoroutineType[Any, Any, Any]) -> None:
+    """Close a coroutine that will never begin, so that Python does not warn of it."""
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        coroutine.close()
+
+
+def close_all_unbegun(unwound: BaseException) -> None:
+    """Close the coroutines that a handler had made and not passed on yet when it raised this error.
+
+    That is no mistake: if it was suspended, its replay makes them again. But Python would warn of them.
+    """
+    try:
+        trace = unwound.__traceback__
+    except Exception:  # a user's class may forbid it
+        return
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if frame.f_globals.get("__name__", "").startswith("awakeables."):
+            continue  # some have the error: to look at their variables would make a cycle
+        for value in frame.f_locals.values():
+            # `type`, since an object may fake its `__class__`.
+            items = value.values() if type(value) is dict else value
+            many = type(value) in (list, tuple, dict)
+            for each in islice(items, MOST_LOOKED_AT) if many else (value,):
+                if type(each) is CoroutineType:
+                    close_unbegun(each)
 
 
 def _ignore(_unraisable: object) -> None:

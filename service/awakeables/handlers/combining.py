@@ -19,6 +19,7 @@ from awakeables.core.texts import excerpt
 from awakeables.errors import Cancelled, QuorumFailed, TerminalError, TimedOut
 from awakeables.handlers.attempt import TimerWait
 from awakeables.handlers.branches import Branches, Fiber
+from awakeables.handlers.calls import close_unbegun
 from awakeables.handlers.execution import NOWHERE, Awakeable, Durable, Execution
 
 
@@ -62,8 +63,8 @@ def parts_of(
     except BaseException:
         for part in given:
             for each in part if isinstance(part, list | tuple) else (part,):
-                if inspect.iscoroutine(each) and inspect.getcoroutinestate(each) == inspect.CORO_CREATED:
-                    each.close()
+                if inspect.iscoroutine(each):
+                    close_unbegun(each)
         raise
 
 

@@ -8,11 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context as Variables
 from contextvars import copy_context
-from inspect import CORO_CREATED, getcoroutinestate
-from itertools import islice
 from operator import attrgetter
 from threading import get_ident
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
@@ -49,7 +46,7 @@ from awakeables.handlers.attempt import (
     RunWait,
     Wait,
 )
-from awakeables.handlers.calls import Raised, close
+from awakeables.handlers.calls import Raised, close, close_all_unbegun
 from awakeables.handlers.current import current
 from awakeables.handlers.execution import BLOCK, Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
@@ -281,8 +278,7 @@ class LocalAttempt:
         if news.cancel and not self._cancelled and not self._is_shielded():
             self._cancelled = True
             # Awakeables that the handler creates later, to clean up, are not cancelled.
-            kept = execution.branches.kept_waits() if execution.branches is not None else ()
-            execution.new_cancels += [each for each in execution.replay.open_awakeables() if each not in kept]
+            execution.new_cancels += execution.replay.open_awakeables()
             execution.raise_cancellation()
             return True
         for index, outcome in news.arrived:
@@ -353,7 +349,7 @@ class LocalAttempt:
             return self._progress(self._end_of(error))
         branches = execution.branches
         if branches is not None and item is BLOCK and not branches.drives:
-            self._coroutine = branches.drive(self._coroutine, _close_unbegun)
+            self._coroutine = branches.drive(self._coroutine)
             return self._step(self._coroutine.send, None)
         if is_driven:
             return item  # type: ignore[no-any-return]
@@ -482,7 +478,7 @@ class LocalAttempt:
 
     def _end_of(self, error: BaseException) -> Ending:
         """How the attempt ends with what the handler raised."""
-        _close_unbegun(error)
+        close_all_unbegun(error)
         try:
             raise error  # noqa: TRY301 - an error may fake its `__class__`, which `except` ignores
         except Suspended:
@@ -586,12 +582,13 @@ class LocalAttempt:
         if news.stop:
             return self._leave()
         runs = self._execution.runs
-        if runs:
+        free = self._attempts.world.max_actions - len(self._awaited_actions()) if runs else 0
+        if free > 0:  # else the end of one lets the next begin
             few, many = (runs, waiting) if len(runs) < len(waiting) else (waiting, runs)
             for index in [index for index in few if index in many]:
-                if len(self._awaited_actions()) >= self._attempts.world.max_actions:
-                    break  # the end of one lets the next begin
-                self._start(index, news)
+                free -= self._start(index, news)
+                if not free:
+                    break
         return self._progress(None)
 
     def _take_in_unawaited(self) -> None:
@@ -639,13 +636,14 @@ class LocalAttempt:
         self._take_in_unawaited()
         return self._leave()
 
-    def _start(self, index: int, news: News) -> None:
+    def _start(self, index: int, news: News) -> bool:
+        """Begin to execute an action, if that may be now; return whether it has begun."""
         run = self._execution.runs.get(index)
         if run is None or index in self._acting or news.durable <= index:
-            return
+            return False
         last_failure = self._execution.replay.failed_attempts.get(index)
         if last_failure is not None and news.now_ms < last_failure.retry_at_ms:
-            return
+            return False
         variables = (run.variables or self._variables).copy()
         variables.run(acting.set, run.name)
         # Before its task, which may begin at once (`asyncio.eager_task_factory`).
@@ -654,6 +652,7 @@ class LocalAttempt:
         self._execution.begun.add(index)
         action = self._act(index, run, last_failure, self._execution.span)
         self._attempts.spawn(action, self._origin.invocation_id, variables)
+        return True
 
     async def _act(
         self, index: int, run: RunCall, last_failure: RunAttemptFailed | None, parent: AttemptSpan | None
@@ -693,31 +692,6 @@ class LocalAttempt:
             self._acted[index] = acted
             self._ready()
 
-
-def _close_unbegun(unwound: BaseException) -> None:
-    """Close the coroutines that a handler had made and not passed on yet when it raised this error.
-
-    That is no mistake: if it was suspended, its replay makes them again. But Python would warn of them.
-    """
-    try:
-        trace = unwound.__traceback__
-    except Exception:  # a user's class may forbid it
-        return
-    while trace is not None:
-        frame, trace = trace.tb_frame, trace.tb_next
-        if frame.f_globals.get("__name__", "").startswith("awakeables."):
-            continue  # some have the error: to look at their variables would make a cycle
-        for value in frame.f_locals.values():
-            # `type`, since an object may fake its `__class__`.
-            items = value.values() if type(value) is dict else value
-            many = type(value) in (list, tuple, dict)
-            for each in islice(items, MOST_LOOKED_AT) if many else (value,):
-                if type(each) is CoroutineType and getcoroutinestate(each) == CORO_CREATED:
-                    each.close()
-
-
-MOST_LOOKED_AT = 1000
-"""How many items of a user's list are looked at for coroutines."""
 
 _SWALLOWED = (
     "the handler caught Suspended, which ends the attempt: catch Exception, not BaseException, "
