@@ -52,9 +52,9 @@ def _visited(first: _Part, codes: _Codes) -> list[ActionCode | HandlerCode]:
         if code is None:
             continue
         found.append(code)
-        called = {_called(part[0], passed) for passed in code.passed} - {None} - seen
-        parts += called  # type: ignore[arg-type]
-        seen |= called  # type: ignore[arg-type]
+        called = {to for passed in code.passed if (to := _called(part[0], passed)) is not None} - seen
+        parts += called
+        seen |= called
     return found
 
 

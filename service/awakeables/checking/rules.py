@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias, get_origin, get_type_hints
 from awakeables.checking.findings import CodeFinding, RuleName
 from awakeables.checking.replacements import METHODS, REPLACEMENTS
 from awakeables.checking.sets import is_set, set_names
-from awakeables.checking.source import FunctionNode, FunctionSource
+from awakeables.checking.source import FunctionNode, FunctionSource, bound_name
 from awakeables.handlers.execution import Awakeable, Durable
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.promises import DurablePromise
@@ -523,13 +523,10 @@ def _path(node: ast.expr) -> str | None:
 def _bound_names(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Each name as often as these nodes bind it, in whatever scope."""
     for node in nodes:
-        match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
-                yield name
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name
-            case ast.alias(name=name, asname=other):
-                yield other or name.partition(".")[0]
+        if isinstance(node, ast.alias):
+            yield node.asname or node.name.partition(".")[0]
+        elif (name := bound_name(node)) is not None:
+            yield name
 
 
 def _own_nodes(statements: Sequence[ast.stmt]) -> Iterator[ast.AST]:

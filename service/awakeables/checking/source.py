@@ -108,11 +108,20 @@ def _bound(nodes: Iterator[ast.AST]) -> dict[str, str | None]:
                 imported |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in aliases}
             case ast.ImportFrom(names=aliases):  # relative: a module of the user's own
                 bound |= dict.fromkeys(alias.asname or alias.name for alias in aliases)
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
-                bound[name] = None
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            case _ if (name := bound_name(node)) is not None:
                 bound[name] = None
     return bound | imported
+
+
+def bound_name(node: ast.AST) -> str | None:
+    """The name that a node binds, other than by an import; None: it binds none."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+            return name
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case _:
+            return None
 
 
 def _silenced_lines(function: FunctionNode, lines: list[str]) -> frozenset[int]:
