@@ -16,7 +16,7 @@ from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectRow, StateEntry
-from awakeables.core.pauses import PauseRow, covers
+from awakeables.core.pauses import PauseRow, pause_of
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.versions import VersionUse, versions_in_use
 from awakeables.errors import InvalidInput, NotFound, NotPossible
@@ -223,8 +223,7 @@ class Queries:
         """Why an invocation that goes on by itself, now or at an instant, won't: its handler is paused."""
         if row.status not in ("pending", "suspended", "backing-off") or row.due_ms is None:
             return None
-        rows = await self.pauses()
-        return next((each for each in rows if covers(each.target, row.service, row.handler)), None)
+        return pause_of(await self.pauses(), row.service, row.handler)
 
     async def pauses(self) -> Sequence[PauseRow]:
         """The handlers and services that are paused, by name."""

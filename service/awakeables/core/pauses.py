@@ -5,6 +5,8 @@ What runs goes on to its next suspension. Whatever is begun or becomes due meanw
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from awakeables.core.records import Row
 
 
@@ -25,3 +27,8 @@ class PauseRow(Row):
 def covers(target: str, service: str, handler: str) -> bool:
     """Whether a pause is of this handler, or of its service."""
     return target in (service, f"{service}/{handler}")
+
+
+def pause_of(rows: Iterable[PauseRow], service: str, handler: str) -> PauseRow | None:
+    """The pause of a handler, or of its service; None: it is not paused."""
+    return next((row for row in rows if covers(row.target, service, handler)), None)

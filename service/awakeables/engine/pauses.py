@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from awakeables.core.commands import PauseHandlers
-from awakeables.core.pauses import PauseRow, covers
+from awakeables.core.pauses import PauseRow, pause_of
 from awakeables.core.replies import PauseChanged
 from awakeables.core.versions import parsed_target
 from awakeables.engine.committer import Committer
@@ -66,17 +66,15 @@ class Pauses:
 
     def of(self, service: str, handler: str) -> PauseRow | None:
         """The pause of a handler, or of its service; None: it is not paused."""
-        return next((row for row in self.rows if covers(row.target, service, handler)), None)
+        return pause_of(self.rows, service, handler)
 
     async def load(self) -> None:
-        """Read them, for as long as it takes."""
-        while True:
-            try:
-                await self._read()
-            except StoreUnavailable:
-                await asyncio.sleep(self._interval_s)
-            else:
-                return
+        """Read them.
+
+        Raises:
+            StoreUnavailable: The store can't be read.
+        """
+        await self._read()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
         """Read them again and again, until cancelled: other instances write them, too."""
@@ -148,9 +146,7 @@ class Pauses:
             return
         before, self.rows = self.targets, rows
         self.targets = tuple(
-            target
-            for target in self._app.targets
-            if any(covers(row.target, *parsed_target(target)[:2]) for row in rows)
+            target for target in self._app.targets if pause_of(rows, *parsed_target(target)[:2]) is not None
         )
         self._show()
         log.log(

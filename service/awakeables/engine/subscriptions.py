@@ -26,7 +26,7 @@ from awakeables.engine.readtopic import (
     letter_source,
 )
 from awakeables.engine.sinks import PartitionSink
-from awakeables.errors import InvalidInput, OwnershipLost, StoreUnavailable
+from awakeables.errors import InvalidInput, OwnershipLost
 from awakeables.handlers.invoking import (
     MAX_INPUT_BYTES,
     beginning,
@@ -484,19 +484,14 @@ class Subscriptions:
         self._clock = reading.clock
         self._dead_letter_topic = reading.dead_letter_topic
 
-    async def report_undeclared(self, retry_s: float) -> None:
+    async def report_undeclared(self) -> None:
         """Log the subscriptions that the store has and the code has not, before anything is read.
 
-        Read again after `retry_s` for as long as the store can't be read.
+        Raises:
+            StoreUnavailable: The store can't be read.
         """
-        while True:
-            try:
-                found = undeclared(self._declared, await self._store.subscribed())
-                counts = [len(await self._store.positions(each.topic, each.name)) for each in found]
-            except StoreUnavailable:
-                await asyncio.sleep(retry_s)
-                continue
-            break
+        found = undeclared(self._declared, await self._store.subscribed())
+        counts = [len(await self._store.positions(each.topic, each.name)) for each in found]
         for each, count in zip(found, counts, strict=True):
             todo = {"todo": each.advice} if each.followers else {}
             log.warning(

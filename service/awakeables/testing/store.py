@@ -13,7 +13,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide.queueing import object_key_of
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectKey
-from awakeables.core.pauses import covers
+from awakeables.core.pauses import pause_of
 from awakeables.core.replies import Reply
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import VirtualClock
@@ -49,8 +49,9 @@ class KitStore(MemoryStore):
                 return None if queue is None or queue.paused_ms is None else f"{row.service}/{row.key}"
             if row.due_ms is None or row.due_ms > self._clock.now_ms():
                 return None
-            targets = list(self.tables.pauses)
-        return next((each for each in targets if covers(each, row.service, row.handler)), None)
+            rows = list(self.tables.pauses.values())
+        pause = pause_of(rows, row.service, row.handler)
+        return None if pause is None else pause.target
 
     def all_dead_letters(self) -> list[DeadLetter]:
         """The oldest first."""
