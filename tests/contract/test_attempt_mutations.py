@@ -49,8 +49,8 @@ def a_cancellation_after_an_outcome() -> Iterator[None]:
 def an_action_before_its_entry_is_durable() -> Iterator[None]:
     start = LocalAttempt._start
 
-    def careless(attempt: LocalAttempt, index: int, news: News) -> None:
-        start(attempt, index, News(now_ms=news.now_ms, durable=index + 1))
+    def careless(attempt: LocalAttempt, index: int, news: News) -> bool:
+        return start(attempt, index, News(now_ms=news.now_ms, durable=index + 1))
 
     with mock.patch.object(LocalAttempt, "_start", careless):
         yield
