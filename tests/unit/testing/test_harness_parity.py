@@ -215,7 +215,7 @@ def _play(harness: Harness, step: Step) -> None:
             harness.produce(corpus.RECORDS, _written(step))
         case Beat():
             with suppress(TaskOver):
-                harness._heartbeat(tasks[step.task].awakeable_id, step.progress)
+                harness._heartbeat(tasks[step.task], step.progress)
         case Answer(n=None):
             harness.reject(tasks[step.task].awakeable_id, "no")
         case Answer():
