@@ -114,8 +114,16 @@ class LocalAttempts:
         handler = self._app.handler(origin.service, origin.handler, given.version)
         return LocalAttempt(self, handler, origin, history, ready)
 
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str, variables: Variables) -> asyncio.Task[Any]:
-        """Run an action, or a handler that awaits something from asyncio, in a task that `close` cancels."""
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], name: str, variables: Variables | None = None
+    ) -> asyncio.Task[Any]:
+        """Run an action, or a handler that awaits something from asyncio, in a task that `close` cancels.
+
+        Args:
+            work: What is run.
+            name: The ID of its invocation.
+            variables: The user's; none: `work` is not the user's code, and has a copy of the caller's.
+        """
         # The name identifies the handler to monitors of the loop.
         task = asyncio.get_running_loop().create_task(work, name=name, context=variables)
         self._tasks.add(task)

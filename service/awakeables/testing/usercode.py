@@ -6,12 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import Context as Variables
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from awakeables.core.journal import Entry
 from awakeables.errors import AwakeablesError
 from awakeables.handlers.attempt import Attempt, Attempts, Origin, Ready
+from awakeables.handlers.execution import acting
 from awakeables.testing.loop import SeededLoop
 
 T = TypeVar("T")
@@ -37,10 +38,15 @@ class Endless(AwakeablesError):
 
 
 class _Mark:
-    """Marks the context variables of a task of the user's code, and so what it starts: timers and threads."""
+    """Marks the context variables of a task of the user's code, and so what it starts: timers and threads.
 
-    def __init__(self, of: UserCode) -> None:
+    A handler begins without a task, and is in one only while it awaits something of asyncio's, so its mark is
+    that of its attempt: the timer that it awaits was set before its task was created.
+    """
+
+    def __init__(self, of: UserCode, *, attempt: bool = False) -> None:
         self.of = of
+        self.attempt = attempt
 
 
 _mark: ContextVar[_Mark | None] = ContextVar("awakeables_user_code", default=None)
@@ -73,9 +79,17 @@ class UserCode:
         self._stuck: set[_Mark] = set()
         self.events: Counter[str] = Counter()
 
+    def marked(self) -> Variables:
+        """Context variables for an attempt, whose timers are known as its own."""
+        variables = copy_context()
+        variables.run(_mark.set, _Mark(self, attempt=True))
+        return variables
+
     def _started(self, start: Callable[[], asyncio.Task[T]], variables: Variables) -> asyncio.Task[T]:
-        mark = _Mark(self)
-        variables.run(_mark.set, mark)
+        mark = variables.get(_mark)
+        if mark is None or mark.of is not self or not mark.attempt or variables.get(acting) is not None:
+            mark = _Mark(self)
+            variables.run(_mark.set, mark)
         task = start()
         self._tasks[task] = mark
         task.add_done_callback(self._ended)
@@ -131,7 +145,7 @@ class CountedAttempts:
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
         """As the port says."""
         self._code.count(f"{origin.service}/{origin.handler} began")
-        return self._attempts.open(origin, history, ready)
+        return self._code.marked().run(self._attempts.open, origin, history, ready)
 
     async def close(self) -> None:
         """As the port says."""

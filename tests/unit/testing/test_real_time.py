@@ -15,6 +15,7 @@ import pytest
 
 from awakeables import App, Context, Service, Task, Worker
 from awakeables.testing import Harness, Stuck, run
+from awakeables.testing.loop import SeededLoop
 from awakeables.testing.usercode import STUCK_S
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,6 +40,14 @@ async def acts(ctx: Context) -> str:
 @service.handler()
 async def awaits(ctx: Context) -> str:
     return await own_thread()
+
+
+@service.handler()
+async def naps(ctx: Context) -> str:
+    await asyncio.sleep(60)
+    await ctx.sleep(timedelta(minutes=1))
+    await asyncio.gather(*(asyncio.sleep(60) for _ in range(3)))
+    return await ctx.run("act", lambda: "replaced")
 
 
 @service.handler()
@@ -145,6 +154,22 @@ def test_sleeping_takes_no_real_time() -> None:
         assert (harness.call(acts), harness.call(asks)) == ("slept", "slept")
         assert harness.now == BEGAN + timedelta(minutes=200)
     assert time.perf_counter() - began_s < 20
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+def test_a_handler_that_sleeps_is_not_taken_for_stuck(suspend: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    poll = SeededLoop.poll
+
+    def polled(loop: SeededLoop, timeout_s: float) -> bool:
+        waited.append(timeout_s)
+        return poll(loop, timeout_s)
+
+    monkeypatch.setattr(SeededLoop, "poll", polled)
+    with Harness(app, suspend=suspend) as harness:
+        harness.replace("act", lambda: asyncio.sleep(60, "slept"))
+        assert harness.call(naps) == "slept"
+    assert STUCK_S not in waited
 
 
 def test_many_answers_at_once_take_no_real_time() -> None:
