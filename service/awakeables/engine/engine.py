@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.invocationlog import log_failed_run
-from awakeables.engine.member import Member, MemberSettings
+from awakeables.engine.member import Member, MemberSettings, until_available
 from awakeables.engine.others import HintSender, OtherInstances
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.engine.pauses import Pauses
@@ -333,8 +333,9 @@ class Engine:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.member.register()
-                await self._until_it_can_be_read(self.pauses.load)
-                await self._until_it_can_be_read(self.subscriptions.report_undeclared)
+                interval_s = self.config.member.interval_s
+                await until_available(self.pauses.read, interval_s)
+                await until_available(self.subscriptions.report_undeclared, interval_s)
                 if not self.member.alone:
                     tasks.create_task(self.pauses.run(self.unexpected), name="pauses")
                     tasks.create_task(self.member.run(self.unexpected), name="member")
@@ -373,14 +374,6 @@ class Engine:
         if not drained:
             log.warning(events.DRAIN_INCOMPLETE, live=len(self.pool))
         return drained
-
-    async def _until_it_can_be_read(self, read: Callable[[], Awaitable[None]]) -> None:
-        """Read what is needed at the start, again for as long as the store can't be read."""
-        while True:
-            try:
-                return await read()
-            except StoreUnavailable:
-                await asyncio.sleep(self.config.member.interval_s)
 
     async def _leave(self, *, gone: bool = True) -> None:
         if not self.member.alone:

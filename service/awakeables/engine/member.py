@@ -119,12 +119,8 @@ class Member:
     async def register(self) -> None:
         """Register, learn the store's time, and take over what no living instance owns."""
         await self._register(self.id)
-        while not self.alone:
-            try:
-                await self.beat()
-                break
-            except StoreUnavailable:  # without the store's time nothing may be timed out
-                await asyncio.sleep(self._settings.interval_s)
+        if not self.alone:  # without the store's time nothing may be timed out
+            await until_available(self.beat, self._settings.interval_s)
         await self.take_over()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
@@ -228,6 +224,15 @@ class Member:
         if me is not None:
             self.not_builds = newer_builds(me, living)
             self.not_handlers = served_elsewhere(me, living)
+
+
+async def until_available(ask: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    """Ask the store for what is needed at the start, again for as long as it is unavailable."""
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable:
+            await asyncio.sleep(interval_s)
 
 
 def _ms(duration: timedelta) -> int:

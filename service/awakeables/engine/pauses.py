@@ -68,20 +68,12 @@ class Pauses:
         """The pause of a handler, or of its service; None: it is not paused."""
         return pause_of(self.rows, service, handler)
 
-    async def load(self) -> None:
-        """Read them.
-
-        Raises:
-            StoreUnavailable: The store can't be read.
-        """
-        await self._read()
-
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
         """Read them again and again, until cancelled: other instances write them, too."""
         while True:
             await asyncio.sleep(self._interval_s)
             try:
-                await self._read()
+                await self.read()
             except StoreUnavailable:
                 continue  # the committer reports the outage
             except Exception as error:
@@ -97,7 +89,7 @@ class Pauses:
         target = service if handler is None else f"{service}/{handler}"
         command = PauseHandlers(target=target, paused=True, by=by)
         changed = await self._committer.commit(command, PauseChanged)
-        await self._read()
+        await self.read()
         assert changed.row is not None
         return changed.row
 
@@ -125,7 +117,7 @@ class Pauses:
             command = PauseHandlers(target=target, paused=False)
             if (await self._committer.commit(command, PauseChanged)).changed:
                 resumed.append(target)
-        await self._read()
+        await self.read()
         return resumed
 
     def _show(self) -> None:
@@ -140,7 +132,12 @@ class Pauses:
         else:
             self._app.handler(service, handler)
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Read them, and show what has changed.
+
+        Raises:
+            StoreUnavailable: The store can't be read.
+        """
         rows = tuple(await self._reader.pauses())
         if rows == self.rows:
             return

@@ -174,7 +174,7 @@ class StatelessAttempt:
             # The handler was dropped with the last reply.
             return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
         # Its task is one of those that `close` ends.
-        return self._variables.copy().run(self._attempts.spawn, self._send(news), self._origin.invocation_id)
+        return self._variables.run(self._attempts.spawn, self._send(news), self._origin.invocation_id)
 
     async def _send(self, news: News) -> Progress:
         request = AdvanceRequest(origin=self._origin, history=self._history, news=news, begins=self._begins)

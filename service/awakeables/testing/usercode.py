@@ -44,9 +44,8 @@ class _Mark:
     that of its attempt: the timer that it awaits was set before its task was created.
     """
 
-    def __init__(self, of: UserCode, *, attempt: bool = False) -> None:
+    def __init__(self, of: UserCode) -> None:
         self.of = of
-        self.attempt = attempt
 
 
 _mark: ContextVar[_Mark | None] = ContextVar("awakeables_user_code", default=None)
@@ -82,12 +81,12 @@ class UserCode:
     def marked(self) -> Variables:
         """Context variables for an attempt, whose timers are known as its own."""
         variables = copy_context()
-        variables.run(_mark.set, _Mark(self, attempt=True))
+        variables.run(_mark.set, _Mark(self))
         return variables
 
     def _started(self, start: Callable[[], asyncio.Task[T]], variables: Variables) -> asyncio.Task[T]:
         mark = variables.get(_mark)
-        if mark is None or mark.of is not self or not mark.attempt or variables.get(acting) is not None:
+        if mark is None or mark.of is not self or variables.get(acting) is not None:
             mark = _Mark(self)
             variables.run(_mark.set, mark)
         task = start()
