@@ -1,7 +1,7 @@
 """The harness is no kinder than the service, and no harsher: one script, played to both, has the same ends.
 
 What `run` can't be asked for alone: calls of a workflow, records, schedules, heartbeats and late answers. The
-service is that of `test_parity`.
+service is that of `parity`.
 """
 
 from __future__ import annotations
@@ -15,35 +15,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import httpx
 import msgspec
 import pytest
 
 from awakeables.core.invocations import Invocation
 from awakeables.core.replay import describe
-from awakeables.engine.engine import EngineSettings
 from awakeables.engine.readtopic import ConsumedRecord, ReadTopic
-from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.schedules import ScheduleSettings
 from awakeables.engine.sinks import PartitionSink
 from awakeables.handlers.service import App, Handler
 from awakeables.ports import Store
 from awakeables.testing import Harness
-from awakeables.testing.bench import FakeBroker, FakeOffsets, Process, new_process, serving
-from awakeables.testing.simulated import FEW_TRIES
 from awakeables.worker.heartbeats import TaskOver
 from simulation import corpus
-from support.web import new_web_app
-from unit.testing.test_parity import (
+from unit.testing.parity import (
     EVERYTHING,
-    HandClock,
     NewStore,
-    _effect,
-    _forget,
-    _plain,
-    _postgres,
-    _record,
-    _sqlite,
+    Served,
+    effect_of,
+    forget,
+    plain,
+    postgres,
+    record_of,
+    served,
+    sqlite,
 )
 
 
@@ -140,7 +135,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 async def test_the_harness_and_the_service_agree(name: str, tmp_path: Path) -> None:
     script = SCRIPTS[name]
-    in_service = await _in_service(script, _sqlite(tmp_path))
+    in_service = await _in_service(script, sqlite(tmp_path))
     for options in ({"suspend": False}, {"suspend": True}, {"thorough": True}):
         assert await _in_harness(script, **options) == in_service
 
@@ -148,14 +143,14 @@ async def test_the_harness_and_the_service_agree(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", SCRIPTS)
 async def test_a_service_that_suspends_at_every_await_agrees(name: str, tmp_path: Path) -> None:
     script = SCRIPTS[name]
-    assert await _in_service(script, _sqlite(tmp_path), suspend=True) == await _in_harness(script)
+    assert await _in_service(script, sqlite(tmp_path), suspend=True) == await _in_harness(script)
 
 
 @pytest.mark.real_postgres
 @pytest.mark.parametrize("name", SCRIPTS)
 async def test_pg4_it_agrees_over_postgres(name: str, postgres_url: str) -> None:
     script = SCRIPTS[name]
-    assert await _in_service(script, _postgres(postgres_url), suspend=True) == await _in_harness(script)
+    assert await _in_service(script, postgres(postgres_url), suspend=True) == await _in_harness(script)
 
 
 async def test_the_scripts_play_what_run_is_not_asked_for_to_its_end() -> None:
@@ -185,7 +180,7 @@ async def _ends(store: Store, published: Sequence[Any]) -> Any:
         "dead letters": [[letter.code, letter.offset] for letter in letters],
         "published": list(published),
     }
-    return {name: Counter(repr(_plain(each)) for each in some) for name, some in found.items()}
+    return {name: Counter(repr(plain(each)) for each in some) for name, some in found.items()}
 
 
 def _end(row: Invocation, journal: Sequence[str]) -> Any:
@@ -197,11 +192,11 @@ def _end(row: Invocation, journal: Sequence[str]) -> Any:
 
 
 async def _in_harness(script: Script, **options: Any) -> Any:
-    _forget()
+    forget()
     with Harness(script.app, **options) as harness:
         for step in script.steps:
             _play(harness, step)
-        published = [_record(record) for record in harness.published]
+        published = [record_of(record) for record in harness.published]
         return await _ends(harness._service.store, published)
 
 
@@ -233,55 +228,25 @@ def _written(step: Produce) -> bytes:
 
 
 async def _in_service(script: Script, new_store: NewStore, *, suspend: bool = False) -> Any:
-    _forget()
-    clock, broker = HandClock(), FakeBroker()
-    store = new_store(clock)
-    await store.open()
-    process = new_process(
-        script.app,
-        store,
-        broker,
-        clock=clock,
-        settings=EngineSettings(
-            runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES, always_suspend=suspend),
-            horizon=timedelta(0),
-            threads=1,
-            schedules=ScheduleSettings(timers=False),
-        ),
-        offsets=FakeOffsets(),
-    )
-    transport = httpx.ASGITransport(new_web_app(process))
-    try:
-        async with (
-            serving(process),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
-        ):
-            service = Service(process, store, clock, broker, client)
-            for step in script.steps:
-                await service.play(step)
-                await service.rest()
-            published = [effect for effect in broker.published if effect.kind in ("task", "event")]
-            return await _ends(store, list(map(_effect, published)))
-    finally:
-        await store.close()
+    schedules = ScheduleSettings(timers=False)
+    async with served(script.app, new_store, suspend=suspend, schedules=schedules) as up:
+        service = Service(up)
+        for step in script.steps:
+            await service.play(step)
+            await service.rest()
+        published = [effect for effect in up.broker.published if effect.kind in ("task", "event")]
+        return await _ends(up.store, list(map(effect_of, published)))
 
 
 class Service:
     """The service, as a script uses it."""
 
-    def __init__(
-        self,
-        process: Process,
-        store: Store,
-        clock: HandClock,
-        broker: FakeBroker,
-        client: httpx.AsyncClient,
-    ) -> None:
-        self._engine = process.engine
-        self._store = store
-        self._clock = clock
-        self._broker = broker
-        self._client = client
+    def __init__(self, up: Served) -> None:
+        self._engine = up.engine
+        self._store = up.store
+        self._clock = up.clock
+        self._broker = up.broker
+        self._client = up.client
         self._log: list[ConsumedRecord] = []
         self._positions: dict[str, tuple[PartitionSink, int]] = {}
 

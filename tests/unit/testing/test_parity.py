@@ -1,49 +1,43 @@
-"""The kit is no kinder than the service, and no harsher: one corpus, run by both, has the same ends.
-
-The service is the engine over SQLite behind its HTTP interface, on asyncio's own loop with real
-threads; only its clock is moved by hand.
-"""
+"""The kit is no kinder than the service, and no harsher: one corpus, run by both, has the same ends."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import AwakeableCreated
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.replay import describe
-from awakeables.engine.engine import Engine, EngineSettings
-from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.engine import Engine
 from awakeables.errors import InvalidInput, TerminalError
 from awakeables.handlers.service import App, Handler
-from awakeables.ports import Clock, Page, Store
-from awakeables.store.postgres.store import PostgresStore
-from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing import Paused, PendingAwakeable, Stuck, run
-from awakeables.testing.bench import FakeBroker, new_process, serving
-from awakeables.testing.loop import STARTED_MS
-from awakeables.testing.outside import Published, readable
-from awakeables.testing.simulated import FEW_TRIES
-from awakeables.wire.tasks import encode_effect
+from awakeables.testing.outside import readable
 from golden import handlers as golden
 from simulation import corpus
-from support.web import new_web_app
 from unit.testing import shapes
+from unit.testing.parity import (
+    EVERYTHING,
+    NewStore,
+    Served,
+    effect_of,
+    forget,
+    plain,
+    postgres,
+    record_of,
+    served,
+    sqlite,
+)
 
-EVERYTHING = Page(limit=1000)
-RETENTION_MS = 10**15
 YES = (Resolution.of_json(b'{"n":7}'),) * 10
 
 
@@ -108,30 +102,13 @@ class End:
     published: list[Any]
 
     def __post_init__(self) -> None:
-        self.result, self.journal, self.published = _plain([self.result, self.journal, self.published])
-
-
-def _plain(value: Any) -> Any:
-    text = msgspec.json.encode(value).decode()
-    text = re.sub(r"(inv|prom|evt)_1[0-9a-z]+", r"\1", text)
-    text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "uuid", text)
-    text = re.sub(r"00-[0-9a-f]{32}-[0-9a-f]{16}-\d\d", "traceparent", text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "instant", text)
-    text = re.sub(r"\w+\.(completions|revocations)", r"\1", text)
-    return msgspec.json.decode(re.sub(r"input of \w+/", "input of ", text))
-
-
-def _forget() -> None:
-    """What handlers of the corpora remember from one run to the next."""
-    shapes.drift.clear()
-    golden.failures["flaky"] = 0
-    corpus.ledger.flaky.clear()
+        self.result, self.journal, self.published = plain([self.result, self.journal, self.published])
 
 
 @pytest.mark.parametrize("name", CASES)
 async def test_the_kit_and_the_service_agree(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    in_service = await _in_service(case, _sqlite(tmp_path))
+    in_service = await _in_service(case, sqlite(tmp_path))
     for suspend, thorough in ((False, False), (True, False), (True, True)):
         if thorough and name in BY_COUNT:
             continue
@@ -141,7 +118,7 @@ async def test_the_kit_and_the_service_agree(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 async def test_a_service_that_suspends_at_every_await_agrees(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    in_service = await _in_service(case, _sqlite(tmp_path), suspend=True)
+    in_service = await _in_service(case, sqlite(tmp_path), suspend=True)
     assert in_service == _in_kit(case, suspend=True, thorough=False)
 
 
@@ -149,7 +126,7 @@ async def test_a_service_that_suspends_at_every_await_agrees(name: str, tmp_path
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("corpus")])
 async def test_pg4_it_agrees_over_postgres(name: str, postgres_url: str) -> None:
     case = CASES[name]
-    in_service = await _in_service(case, _postgres(postgres_url), suspend=True)
+    in_service = await _in_service(case, postgres(postgres_url), suspend=True)
     assert in_service == _in_kit(case, suspend=True, thorough=False)
 
 
@@ -157,7 +134,7 @@ async def test_pg4_it_agrees_over_postgres(name: str, postgres_url: str) -> None
 
 
 def _in_kit(case: Case, *, suspend: bool, thorough: bool) -> End:
-    _forget()
+    forget()
     left = list(case.answers)
 
     def answer(wait: PendingAwakeable) -> None:
@@ -181,11 +158,7 @@ def _in_kit(case: Case, *, suspend: bool, thorough: bool) -> End:
         result = [error.reason, error.code, error.details]
     except (Paused, Stuck) as error:
         result = str(error) if isinstance(error, Paused) else "stuck"
-    return End(told.status, _shown(result), list(told.journal), list(map(_record, told.published)))
-
-
-def _record(record: Published) -> Any:
-    return [record.topic, repr(record.key), repr(record.payload), record.task, record.headers]
+    return End(told.status, _shown(result), list(told.journal), list(map(record_of, told.published)))
 
 
 def _shown(result: Any) -> Any:
@@ -195,61 +168,13 @@ def _shown(result: Any) -> Any:
 # ── the service ─────────────────────────────────────────────────────────────────────────────
 
 
-class HandClock:
-    """Stands still until it is moved; no heartbeat of the instance is late, however far it is."""
-
-    def __init__(self) -> None:
-        self.ms = STARTED_MS
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return 0.0
-
-
-NewStore: TypeAlias = Callable[[Clock], Store]
-
-
-def _sqlite(folder: Path) -> NewStore:
-    return lambda clock: SqliteStore(folder / "service.db", clock=clock, retention_ms=RETENTION_MS)
-
-
-def _postgres(url: str) -> NewStore:
-    return lambda clock: PostgresStore(url, clock=clock, retention_ms=RETENTION_MS)
-
-
 async def _in_service(case: Case, new_store: NewStore, *, suspend: bool = False) -> End:
-    _forget()
-    clock, broker = HandClock(), FakeBroker()
-    store = new_store(clock)
-    await store.open()
-    process = new_process(
-        case.app,
-        store,
-        broker,
-        clock=clock,
-        settings=EngineSettings(
-            runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES, always_suspend=suspend),
-            horizon=timedelta(0),
-            threads=1,
-            schedules=None,
-        ),
-    )
-    transport = httpx.ASGITransport(new_web_app(process))
-    try:
-        async with (
-            serving(process),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
-        ):
-            return await _served(case, process.engine, clock, broker, client)
-    finally:
-        await store.close()
+    async with served(case.app, new_store, suspend=suspend) as up:
+        return await _served(case, up)
 
 
-async def _served(
-    case: Case, engine: Engine, clock: HandClock, broker: FakeBroker, client: httpx.AsyncClient
-) -> End:
+async def _served(case: Case, up: Served) -> End:
+    client = up.client
     is_bytes = case.handler.input.kind == "bytes"
     media_type = "application/octet-stream" if is_bytes else "application/json"
     begun = await client.post(
@@ -260,7 +185,7 @@ async def _served(
     if begun.status_code == 422:
         return End("refused", begun.json()["detail"].partition(": ")[2], [], [])
     invocation_id = begun.json()["invocation_id"]
-    row = await _until_it_rests(case, engine, clock, client, invocation_id)
+    row = await _until_it_rests(case, up, invocation_id)
     output = await client.get(f"/invocations/{invocation_id}/output")
     result: Any = "stuck"
     if output.status_code == 200:
@@ -271,15 +196,14 @@ async def _served(
         result = [problem["reason"], problem["code"], problem.get("details")]
     elif row.failure is not None:
         result = f"{row.failure.kind}: {row.failure.message}"
-    journal = (await engine.store.history([invocation_id]))[invocation_id]
+    journal = (await up.store.history([invocation_id]))[invocation_id]
     return End(
-        row.status, result, [describe(entry) for entry in journal], list(map(_effect, broker.published))
+        row.status, result, [describe(entry) for entry in journal], list(map(effect_of, up.broker.published))
     )
 
 
-async def _until_it_rests(
-    case: Case, engine: Engine, clock: HandClock, client: httpx.AsyncClient, invocation_id: str
-) -> Invocation:
+async def _until_it_rests(case: Case, up: Served, invocation_id: str) -> Invocation:
+    engine, clock = up.engine, up.clock
     left = list(case.answers)
     while True:
         await engine.settled_down()
@@ -296,7 +220,7 @@ async def _until_it_rests(
             continue
         pending = [a for a in await engine.store.awakeables(EVERYTHING) if a.state == "pending"]
         if pending and left:
-            await _answer(client, await _oldest(engine, invocation_id, pending), left.pop(0))
+            await _answer(up.client, await _oldest(engine, invocation_id, pending), left.pop(0))
             continue
         due = [a.deadline_ms for a in pending if a.deadline_ms is not None]
         due += [each.due_ms for each in (row, *calls) if each.due_ms is not None]
@@ -325,10 +249,3 @@ async def _answer(client: httpx.AsyncClient, row: AwakeableRow, outcome: Outcome
         f"/awakeables/{row.id}/{verb}", content=content, headers={"content-type": media_type}
     )
     assert answered.status_code == 200, answered.text
-
-
-def _effect(effect: Effect) -> Any:
-    _, headers = encode_effect(effect)
-    texts = {name: (content or b"").decode("utf-8", "surrogateescape") for name, content in headers}
-    task = effect.task.task if effect.task else None
-    return [effect.topic, repr(effect.key), repr(readable(effect.value)), task, texts]
