@@ -22,6 +22,7 @@ from support.keys import ring
 from support.loading import LOADED_LATE
 from support.pooler import behind, pooler, reason_pooler_is_missing
 from support.real_postgres import EmptyDatabase
+from support.sqlite_file import empty_store
 
 
 @pytest.fixture
@@ -56,18 +57,17 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
         case "memory":
             opened = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
         case "sqlite":
-            opened = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+            opened = SqliteStore(empty_store(tmp_path), clock=clock, retention_ms=RETENTION_MS)
         case "sealed":
-            opened = SqliteStore(
-                tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS, codec=ring("2026-11")
-            )
+            file, codec = empty_store(tmp_path), ring("2026-11")
+            opened = SqliteStore(file, clock=clock, retention_ms=RETENTION_MS, codec=codec)
         case kind:
             emptied: EmptyDatabase = request.getfixturevalue("empty_database")
             url = await emptied()
             if kind == "pgbouncer":
                 url = behind(url, request.getfixturevalue("pooler_port"))
-            codec = ring("2026-11") if kind == "pgbouncer" else None
-            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS, codec=codec)
+            key = ring("2026-11") if kind == "pgbouncer" else None
+            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS, codec=key)
     await opened.open()
     try:
         yield opened

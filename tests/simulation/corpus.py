@@ -664,4 +664,7 @@ async def given_up(ctx: Context, n: int) -> list[Any]:
 UNDO = ("undone_when_cancelled", "undone_in_a_call")
 """The handlers that end with a value although they were cancelled."""
 
+LEAVES_BRANCHES = ("in_branches_that_lose",)
+"""The handlers whose branches may go on after they have returned."""
+
 app = App("sim", services=[service, only_called, counters, flows, queues, scheduled, laters])

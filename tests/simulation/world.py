@@ -62,6 +62,9 @@ PARTITIONS = 3
 MOST_RECORDS = 12
 """For the subscriptions, in all partitions together."""
 
+FAULTS_S = 30
+"""So long everything goes wrong, in virtual time: all calls have begun after some six seconds."""
+
 MOST_S = 600
 """So long everything may take to end without faults, in virtual time: ten times what it takes."""
 
@@ -92,7 +95,7 @@ class Faults:
     publish: float = 0.1
     crash_every_s: float = 12.0
     rewind: float = 0.1
-    cancel: float = 0.03
+    cancel: float = 0.15
     kill: float = 0.06
     freeze: float = 0.4
     skip: float = 0.05
@@ -388,7 +391,7 @@ class World:
         worker = asyncio.ensure_future(self._work())
         freezer = asyncio.ensure_future(self._freeze())
         zombies: list[Process] = []
-        ends = self.clock.monotonic() + 60
+        ends = self.clock.monotonic() + FAULTS_S
         next_crash = self.faults.crash_every_s * self.chance.random()
         while self.clock.monotonic() < ends or calls:
             process = self._one_of_them()

@@ -32,6 +32,7 @@ from awakeables.testing.simulated import FEW_TRIES
 from awakeables.wire.tasks import encode_effect
 from golden import handlers as golden
 from simulation import corpus
+from support.sqlite_file import empty_store
 from support.web import new_web_app
 from unit.testing import shapes
 
@@ -85,7 +86,8 @@ NewStore: TypeAlias = Callable[[Clock], Store]
 
 
 def sqlite(folder: Path) -> NewStore:
-    return lambda clock: SqliteStore(folder / "service.db", clock=clock, retention_ms=RETENTION_MS)
+    file = empty_store(folder, "service.db")
+    return lambda clock: SqliteStore(file, clock=clock, retention_ms=RETENTION_MS)
 
 
 def postgres(url: str) -> NewStore:
