@@ -30,6 +30,7 @@ from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, TOPIC, Driver, FakeClock
 from contract.stream import OWNERS, SUBSCRIPTION, Stream
 from contract.vandal import audit_of
+from support.effort import some
 from support.keys import ring
 from support.loading import LOADED_LATE, LoadingStore
 
@@ -157,7 +158,7 @@ async def every(pages: Pages[T]) -> list[T]:
     [
         (kind, seed)
         for kind, seeds in ((SqliteStore, 25), (Cold, 10), (Redone, 10), (Sealed, 10))
-        for seed in range(seeds)
+        for seed in range(some(seeds))
     ],
 )
 async def test_sqlite_does_what_memory_does(seed: int, kind: type[SqliteStore], tmp_path: Path) -> None:

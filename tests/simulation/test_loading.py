@@ -7,12 +7,13 @@ import pytest
 from simulation import world
 from simulation.invariants import violations
 from simulation.world import simulate
+from support.effort import some
 from support.loading import LOADED_LATE, LoadingStore
 
 
 def test_no_decision_of_a_run_loads_a_row_after_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "MemoryStore", LoadingStore)
-    for seed in range(6):
+    for seed in range(some(6)):
         run = simulate(seed)
         assert violations(run) == []
         assert isinstance(run.store, LoadingStore)

@@ -7,6 +7,12 @@ import os
 SIM_SEEDS = int(os.environ.get("SIM_SEEDS", "100"))
 """Runs of the simulated world; so many find each guard that is taken away, too."""
 
+
+def some(most: int) -> int:
+    """So many of what is drawn at random: `most`, or fewer if fewer runs are asked for."""
+    return -(-most * min(SIM_SEEDS, 100) // 100)
+
+
 CHAOS_KILLS = int(os.environ.get("CHAOS_KILLS", "6"))
 """Processes that are killed in one run under load."""
 

@@ -14,8 +14,9 @@ from awakeables import Cancelled, Context, Durable, RetryPolicy, Service, Termin
 from awakeables.handlers.branches import Branches, Fiber
 from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.testing import Answer, run, simulated
+from support.effort import some
 
-SEEDS = 12
+SEEDS = some(12)
 MANY_TRIES = RetryPolicy(initial_interval=timedelta(milliseconds=1), max_attempts=30)
 
 Step: TypeAlias = tuple[str, Any]

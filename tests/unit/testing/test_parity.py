@@ -115,6 +115,7 @@ async def test_the_kit_and_the_service_agree(name: str, tmp_path: Path) -> None:
         assert _in_kit(case, suspend=suspend, thorough=thorough) == in_service
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 async def test_a_service_that_suspends_at_every_await_agrees(name: str, tmp_path: Path) -> None:
     case = CASES[name]
