@@ -45,7 +45,7 @@ demo: $(if $(wildcard .venv/installed),install,.venv/demo) ## watch a callback s
 
 quick: install ## the inner loop: types, unit and contract tests without servers, 25 seeds of the simulation
 	$(BIN)/mypy
-	SIM_SEEDS=25 FUZZ_EXAMPLES=2 $(BIN)/python -m pytest -n 2 -q -m "not slow and not real_postgres" tests/unit tests/contract tests/golden tests/simulation
+	SIM_SEEDS=25 $(BIN)/python -m pytest -n 2 -q -m "not slow and not real_postgres" tests/unit tests/contract tests/golden tests/simulation
 
 test: install ## everything that this machine can run; what needs a Docker engine is skipped without one
 	$(BIN)/python -m pytest -n 5

@@ -53,21 +53,19 @@ def pooler_port(shared_database: str) -> Iterator[int]:
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
     """A store; `awakeables verify` finds nothing wrong with what a test leaves in it."""
     opened: Store
+    codec = ring("2026-11") if request.param in ("sealed", "pgbouncer") else None
     match request.param:
         case "memory":
             opened = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
-        case "sqlite":
-            opened = SqliteStore(empty_store(tmp_path), clock=clock, retention_ms=RETENTION_MS)
-        case "sealed":
-            file, codec = empty_store(tmp_path), ring("2026-11")
+        case "sqlite" | "sealed":
+            file = empty_store(tmp_path)
             opened = SqliteStore(file, clock=clock, retention_ms=RETENTION_MS, codec=codec)
         case kind:
             emptied: EmptyDatabase = request.getfixturevalue("empty_database")
             url = await emptied()
             if kind == "pgbouncer":
                 url = behind(url, request.getfixturevalue("pooler_port"))
-            key = ring("2026-11") if kind == "pgbouncer" else None
-            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS, codec=key)
+            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS, codec=codec)
     await opened.open()
     try:
         yield opened

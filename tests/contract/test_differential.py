@@ -33,6 +33,7 @@ from contract.vandal import audit_of
 from support.effort import some
 from support.keys import ring
 from support.loading import LOADED_LATE, LoadingStore
+from support.sqlite_file import empty_store
 
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ async def every(pages: Pages[T]) -> list[T]:
 )
 async def test_sqlite_does_what_memory_does(seed: int, kind: type[SqliteStore], tmp_path: Path) -> None:
     clock = FakeClock()
-    sqlite = kind(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+    sqlite = kind(empty_store(tmp_path), clock=clock, retention_ms=RETENTION_MS)
     await does_what_memory_does(sqlite, clock, seed)
 
 

@@ -22,5 +22,5 @@ CHAOS_CALLS = int(os.environ.get("CHAOS_CALLS", "150"))
 CHAOS_FAULTS = int(os.environ.get("CHAOS_FAULTS", "3"))
 """What is done meanwhile to them, workers, PostgreSQL and Kafka."""
 
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", some(5)))
 """Requests per operation of the HTTP interface, as told and not as told each."""

@@ -7,12 +7,13 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
 
 
-def empty_store(folder: Path, name: str = "shop.db") -> Path:
+def empty_store(folder: Path) -> Path:
     """Put the file of a store with our tables and no rows into a folder, and return its path."""
-    path = folder / name
+    path = folder / "shop.db"
     path.touch(mode=0o600)
     path.write_bytes(_migrated())
     return path
@@ -23,7 +24,7 @@ def _migrated() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "empty.db")
         connection = sqlite3.connect(path, isolation_level=None)
-        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF")
+        connection.executescript(QUERIES["writer"])
         migrate(connection, path)
         connection.close()
         return path.read_bytes()

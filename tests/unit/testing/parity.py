@@ -86,7 +86,7 @@ NewStore: TypeAlias = Callable[[Clock], Store]
 
 
 def sqlite(folder: Path) -> NewStore:
-    file = empty_store(folder, "service.db")
+    file = empty_store(folder)
     return lambda clock: SqliteStore(file, clock=clock, retention_ms=RETENTION_MS)
 
 
