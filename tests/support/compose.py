@@ -22,6 +22,7 @@ from support.real_kafka import (
     image,
     reason_real_kafka_is_missing,
     remove_orphans,
+    run_in_container,
 )
 from support.this_run import RUN
 
@@ -142,7 +143,7 @@ class Stack:
 
     def run_in(self, service: str, *command: str) -> tuple[int, str]:
         """The exit code and the output of a command in the service's container."""
-        code, output = self.container(service).exec_run(list(command))
+        code, output = run_in_container(self.container(service), *command)
         return code, output.decode()
 
     def _run(self, *command: str, **environment: str) -> str:
