@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -33,6 +34,16 @@ class Deadlock(Exception):
         super().__init__("no callback is ready and no timer is set: what is awaited never happens")
 
 
+class _Selector(selectors.DefaultSelector):
+    """The standard selector, which saves the system call where nothing but the loop's wake-up is watched."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        # What a thread hands to the loop is in the loop's queue before it is woken.
+        if timeout is not None and timeout <= 0 and len(self.get_map()) <= 1:
+            return []
+        return super().select(timeout)
+
+
 class SeededLoop(asyncio.SelectorEventLoop):
     """The standard loop, except that time jumps to the next timer as soon as nothing is ready.
 
@@ -44,7 +55,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__(_Selector())
         self._jump_to(0.0)
         self._chance = Random(seed)  # noqa: S311 - must repeat
         self._at_work = 0
