@@ -19,6 +19,7 @@ from awakeables.handlers.keyring import KeyRing
 from awakeables.handlers.late import Late
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.promises import DurablePromise, PromiseName
+from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.serde import Serde
@@ -52,6 +53,7 @@ __all__ = [
     "QuorumFailed",
     "Reject",
     "Rejected",
+    "RemoteService",
     "Request",
     "RetryPolicy",
     "Schedule",

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from awakeables.engine.readtopic import FoldingSettings, ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import MissingDependency, OperatorError
+from awakeables.errors import DeclarationError, MissingDependency, OperatorError
 from awakeables.forks import close_in_children
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
@@ -43,6 +44,10 @@ from awakeables.kafka.topicoffsets import KafkaOffsets
 from awakeables.kafka.topicwatch import TopicWatch
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Audit, Clock, Store
+from awakeables.remote.attempts import RemoteAttempts
+from awakeables.remote.client import FunctionClient
+from awakeables.remote.functions import Functions
+from awakeables.remote.signing import Signer
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
 from awakeables.store.rekeying import Rekeyed
@@ -115,6 +120,9 @@ async def serve(
         store = _store(app, settings, clock)
         await store.open()
         stack.push_async_callback(store.close)
+        functions = Functions(app, FunctionClient(system, _signer(settings)))
+        stack.push_async_callback(functions.close)
+        await functions.learn_all()
         producer = await stack.enter_async_context(Producer(connection, clock).running())
         publisher = KafkaPublisher(producer, connection)
         engine = Engine(
@@ -126,6 +134,7 @@ async def serve(
             settings=engine_settings(settings),
             build=settings.build or __version__,
             on_time=None if following is None else following.follow,
+            handlers=partial(RemoteAttempts, functions),
             offsets=KafkaOffsets(connection),
             spans=_spans(settings),
         )
@@ -162,8 +171,21 @@ async def serve(
             refuse=web.refuse,
         )
         destinations = TopicWatch(connection, _published_to(app, settings), problems=engine.problems)
-        telemetry = _telemetry(engine, api, settings, clock)
-        await _run(engine, consumers, destinations, server, telemetry, settings, stop=stop, ready=ready)
+        background = _telemetry(engine, api, settings, clock)
+        background["functions"] = partial(functions.run, engine.problems)
+        await _run(engine, consumers, destinations, server, background, settings, stop=stop, ready=ready)
+
+
+def _signer(settings: Settings) -> Signer | None:
+    """What signs the requests to functions; None: there is no key."""
+    path = settings.function_key
+    if path is None:
+        return None
+    try:
+        return Signer(path.read_bytes())
+    except (OSError, DeclarationError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SettingsRefused(f"AWAKEABLES_FUNCTION_KEY: {path}: {why}") from error
 
 
 def _published_to(app: App, settings: Settings) -> dict[str, str]:
@@ -177,7 +199,7 @@ async def _run(
     consumers: Mapping[str, TopicConsumer],
     destinations: TopicWatch,
     server: WebServer,
-    telemetry: Mapping[str, Callable[[], Coroutine[Any, Any, None]]],
+    others: Mapping[str, Callable[[], Coroutine[Any, Any, None]]],
     settings: Settings,
     *,
     stop: asyncio.Event,
@@ -186,7 +208,7 @@ async def _run(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(engine.run(), name="engine")
         await engine.serving.wait()
-        background = [tasks.create_task(run(), name=name) for name, run in telemetry.items()]
+        background = [tasks.create_task(run(), name=name) for name, run in others.items()]
         reading = [tasks.create_task(each.run(), name=name) for name, each in consumers.items()]
         watching = tasks.create_task(destinations.run(), name="destinations")
         web = tasks.create_task(server.run(), name="web")

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         None,
         description="The tokens for HTTP (docs/security.md); without it, anyone who can reach it may use it.",
     )
+    function_key: Annotated[Path | None, NoneIfEmpty] = Field(
+        None,
+        description="The private key, Ed25519 in PEM, with which requests to remote services are signed "
+        "(docs/functions.md).",
+    )
     insecure: bool = Field(False, description="Allow serving other machines without a tokens file.")
     allowed_hosts: str = Field(
         "", description="Additional host names that HTTP accepts without a tokens file, name[,name…]."

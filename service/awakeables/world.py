@@ -1,4 +1,6 @@
-"""The real clock and entropy. Only the composition root uses them; all other code takes them as arguments."""
+"""The real clock and entropy. Only `runtime.py` and `remote/asgi.py` use them: all other code takes them as
+arguments.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -45,6 +45,7 @@ from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.testing.loop import InlineExecutor, SeededEntropy
+from support.functions import ServedFunctions, over_http
 
 NOW_MS = 1_800_000_000_000
 ONE = Resolution.of_json(b"1")
@@ -114,10 +115,26 @@ def opened_by(adapter: Callable[..., Attempts], function: Function, history: Seq
     return Owner(adapter(app, world, InlineExecutor()), history or [given])
 
 
-@pytest.fixture(params=[LocalAttempts, StatelessAttempts], ids=["local", "stateless"])
+@pytest.fixture(scope="module")
+def functions() -> Iterator[ServedFunctions]:
+    with ServedFunctions().running() as served:
+        yield served
+
+
+@pytest.fixture(params=["local", "stateless", "http", pytest.param("socket", marks=pytest.mark.slow)])
 def opened(request: pytest.FixtureRequest) -> Opened:
+    match request.param:
+        case "local":
+            adapter: Callable[..., Attempts] = LocalAttempts
+        case "stateless":
+            adapter = StatelessAttempts
+        case "http":
+            adapter = over_http()
+        case _:
+            adapter = over_http(request.getfixturevalue("functions"))
+
     def make(function: Function, history: Sequence[Entry] = ()) -> Owner:
-        return opened_by(request.param, function, history)
+        return opened_by(adapter, function, history)
 
     return make
 

@@ -444,7 +444,7 @@ class RunnerPool:
             limit=limit,
             suspect=self._suspect is None,
             not_builds=self.member.not_builds,
-            not_handlers=(*self.member.not_handlers, *self._paused()),
+            not_handlers=(*self.member.not_handlers, *self._paused(), *self.attempts.unavailable()),
         )
         claimed = await self.committer.commit(command, Claimed)
         if claimed.effect_ids:

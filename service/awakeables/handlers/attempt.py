@@ -278,6 +278,10 @@ class Attempts(Protocol):
         """
         ...
 
+    def unavailable(self) -> Sequence[str]:
+        """The handlers that can't run now, as `versions.target` names them: nothing of them is claimed."""
+        ...
+
     async def close(self) -> None:
         """Stop everything that still runs: handlers that await something from asyncio, and actions."""
         ...

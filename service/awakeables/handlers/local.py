@@ -88,6 +88,7 @@ class LocalAttempts:
         run_failed: RunFailed = lambda *_: None,
         *,
         action_of: ActionOf = attrgetter("action"),
+        warned: set[tuple[str, str]] | None = None,
     ) -> None:
         """Prepare to run the handlers of an app.
 
@@ -97,6 +98,7 @@ class LocalAttempts:
             executor: Runs blocking actions.
             run_failed: Called with each failed attempt of an action.
             action_of: What a call of `ctx.run` executes; tests replace some.
+            warned: The handlers of which it was said that they await asyncio; added to. None: none yet.
         """
         self.world = world
         self.action_of = action_of
@@ -105,7 +107,7 @@ class LocalAttempts:
         self.find = app.find
         self._app = app
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._warned: set[tuple[str, str]] = set()
+        self._warned = set() if warned is None else warned
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> LocalAttempt:
         """As the port says."""
@@ -113,6 +115,10 @@ class LocalAttempts:
         assert isinstance(given, Input)
         handler = self._app.handler(origin.service, origin.handler, given.version)
         return LocalAttempt(self, handler, origin, history, ready)
+
+    def unavailable(self) -> Sequence[str]:
+        """As the port says: none."""
+        return ()
 
     def spawn(
         self, work: Coroutine[Any, Any, Any], name: str, variables: Variables | None = None

@@ -295,12 +295,21 @@ class HandlerGroup:
         """`service`, `object` or `workflow`."""
         return self._what
 
+    @property
+    def none_yet(self) -> str:
+        """Why it has no handlers, if it has none."""
+        return "it has none"
+
     def _declare(self, function: F, name: str | None, **options: Any) -> F:
         """Declare a function as a handler; return it unchanged."""
         chosen = name or str(getattr(function, "__name__", ""))
         self.add(Handler(self.name, chosen, function, **options))
-        _declared.setdefault(function, WeakSet()).add(self)
+        self._is_of(function)
         return function
+
+    def _is_of(self, function: Callable[..., Any]) -> None:
+        """Remember that a function is one of this group's handlers, for `declarations`."""
+        _declared.setdefault(function, WeakSet()).add(self)
 
     def add(self, handler: Handler) -> None:
         """Add a handler, or another version of one.
@@ -641,7 +650,7 @@ class App:
     """
 
     def __init__(
-        self, name: str, *, services: Sequence[Service | KeyedGroup], codec: PayloadCodec | None = None
+        self, name: str, *, services: Sequence[HandlerGroup], codec: PayloadCodec | None = None
     ) -> None:
         """Collect the services and virtual objects.
 
@@ -656,7 +665,7 @@ class App:
         """
         self.name = _checked_name(name, "app")
         self.codec = codec
-        self.services: dict[str, Service | KeyedGroup] = {}
+        self.services: dict[str, HandlerGroup] = {}
         for service in services:
             if service.name in self.services:
                 raise DeclarationError(f"app {name!r} has two services called {service.name!r}")
@@ -744,7 +753,7 @@ class App:
     def revocations_topic(self) -> str:
         return f"{self.name}.revocations"
 
-    def service(self, name: str) -> Service | KeyedGroup:
+    def service(self, name: str) -> HandlerGroup:
         """Find a service, object or workflow by name.
 
         Raises:
@@ -770,10 +779,8 @@ class App:
             of = self.service(service)
         handlers = of.handlers
         if name not in handlers:
-            what = of.what
-            raise NotFound(
-                f"{what} {service!r} has no handler {name!r}; it has: {', '.join(sorted(handlers))}"
-            )
+            known = f"it has: {', '.join(sorted(handlers))}" if handlers else of.none_yet
+            raise NotFound(f"{of.what} {service!r} has no handler {name!r}; {known}")
         if version is None or version == handlers[name].version:
             return handlers[name]
         versions = of.versions[name]

@@ -1,18 +1,18 @@
 """Attempts without state between calls: each call rebuilds the attempt from JSON.
 
 Both halves of the protocol are here, without a transport: `answer` is the handler's side,
-`StatelessAttempt` the owner's. Each request contains the whole history, with entries that are not
-durable yet; `News.durable` says which are.
+`StatelessAttempt` the owner's; `remote/` connects them over HTTP, `StatelessAttempts` in this process.
+Each request contains the whole history, with entries that are not durable yet; `News.durable` says which are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -61,24 +61,22 @@ _decode_request = msgspec.json.Decoder(AdvanceRequest).decode
 _decode_progress = msgspec.json.Decoder(Progress).decode
 
 
-async def answer(attempts: LocalAttempts, request: bytes) -> bytes:
+async def answer(attempts: LocalAttempts, wanted: AdvanceRequest) -> Progress:
     """Rebuild an attempt, run it as far as it goes, and drop it; actions are executed within the request.
 
     Args:
         attempts: Where handlers run.
-        request: An `AdvanceRequest`, as JSON.
+        wanted: The request.
 
-    Returns:
-        A `Progress`, as JSON.
+    Raises:
+        NotFound: There is no such handler, or none of the version in the journal's input.
     """
-    wanted = _decode_request(request)
     acted = asyncio.Event()
     attempt = attempts.open(wanted.origin, wanted.history, acted.set)
     try:
-        progress = await _advanced(attempt, wanted, acted)
+        return await _advanced(attempt, wanted, acted)
     finally:
         attempt.close()
-    return _encode(progress)
 
 
 async def _advanced(attempt: LocalAttempt, wanted: AdvanceRequest, acted: asyncio.Event) -> Progress:
@@ -151,18 +149,34 @@ class StatelessAttempts:
         given = history[0]
         assert isinstance(given, Input)
         self._app.handler(origin.service, origin.handler, given.version)
-        return StatelessAttempt(self._local, origin, history)
+        return StatelessAttempt(origin, history, post=self._post, spawn=self._local.spawn)
+
+    async def _post(self, request: AdvanceRequest) -> Progress:
+        progress = await answer(self._local, _decode_request(_encode(request)))
+        return _decode_progress(_encode(progress))
+
+    def unavailable(self) -> Sequence[str]:
+        """As the port says: none."""
+        return ()
 
     async def close(self) -> None:
         """As the port says."""
         await self._local.close()
 
 
+Post: TypeAlias = Callable[[AdvanceRequest], Awaitable[Progress]]
+"""Sends a request to where the handler's code is."""
+
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Progress], str], Awaitable[Progress]]
+"""Runs a request in a task of this name, which ends with the `Attempts`."""
+
+
 class StatelessAttempt:
     """The owner's half: it keeps the history, and nothing else."""
 
-    def __init__(self, attempts: LocalAttempts, origin: Origin, history: Sequence[Entry]) -> None:
-        self._attempts = attempts
+    def __init__(self, origin: Origin, history: Sequence[Entry], *, post: Post, spawn: Spawn) -> None:
+        self._post = post
+        self._spawn = spawn
         self._origin = origin
         self._history = tuple(history)
         self._variables = copy_context()
@@ -173,13 +187,12 @@ class StatelessAttempt:
         if news.stop and not news.arrived and not news.cancel:
             # The handler was dropped with the last reply.
             return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
-        # Its task is one of those that `close` ends.
-        return self._variables.run(self._attempts.spawn, self._send(news), self._origin.invocation_id)
+        return self._variables.run(self._spawn, self._send(news), self._origin.invocation_id)
 
     async def _send(self, news: News) -> Progress:
         request = AdvanceRequest(origin=self._origin, history=self._history, news=news, begins=self._begins)
         self._begins = False
-        progress = _decode_progress(await answer(self._attempts, _encode(request)))
+        progress = await self._post(request)
         self._history += progress.entries
         return progress
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 STARTED: Final = "service_started"
+FUNCTION_READ: Final = "function_read"
+FUNCTION_NOT_READ: Final = "function_not_read_will_retry"
+FUNCTION_DOWN: Final = "function_down"
+FUNCTION_BACK: Final = "function_answers_again"
 STOPPED: Final = "service_stopped"
 DRAINING: Final = "service_draining"
 DRAIN_INCOMPLETE: Final = "drain_incomplete"

@@ -146,6 +146,10 @@ class CountedAttempts:
         self._code.count(f"{origin.service}/{origin.handler} began")
         return self._code.marked().run(self._attempts.open, origin, history, ready)
 
+    def unavailable(self) -> Sequence[str]:
+        """As the port says."""
+        return self._attempts.unavailable()
+
     async def close(self) -> None:
         """As the port says."""
         await self._attempts.close()

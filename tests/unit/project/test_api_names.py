@@ -37,6 +37,7 @@ OWNERS: dict[str, type] = {
     "promise": awakeables.DurablePromise,
     "worker": awakeables.Worker,
     "task": awakeables.Task,
+    "remote": awakeables.RemoteService,
     "": awakeables.Durable,
 }
 """What stands before the dot of a name in the vocabulary."""

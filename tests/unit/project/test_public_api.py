@@ -25,6 +25,7 @@ PUBLIC = {
     "QuorumFailed",
     "Reject",
     "Rejected",
+    "RemoteService",
     "Request",
     "RetryPolicy",
     "Schedule",

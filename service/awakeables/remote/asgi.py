@@ -1,0 +1,113 @@
+"""A function as an ASGI app, for any server and platform that runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from awakeables.handlers.service import App
+from awakeables.remote.messages import MAX_BYTES
+from awakeables.remote.responder import FunctionResponse, Responder, problem
+from awakeables.remote.signing import HEADER
+from awakeables.world import SystemClock, SystemEntropy
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+LIMIT = timedelta(seconds=50)
+"""Less than the default `timeout` of a remote service."""
+
+_HEADER = HEADER.encode()
+
+
+def asgi(
+    app: App,
+    *,
+    keys: Sequence[str] | None = None,
+    unsigned: bool = False,
+    limit: timedelta = LIMIT,
+    max_bytes: int = MAX_BYTES,
+    build: str = "",
+) -> AsgiApp:
+    """Serve an app's handlers as a function: for `uvicorn module:name`, or whatever runs ASGI on asyncio.
+
+    It answers under every path. Handlers run as they do in the service: actions of `ctx.run` are executed
+    here, and everything that they write is committed by the service. It keeps nothing between requests.
+
+    Args:
+        app: Its handlers are run. A `codec` of it is not used: the service seals what it stores.
+        keys: The public keys, Ed25519 in PEM, of the services that may invoke it.
+        unsigned: Whoever can reach it may invoke it: something in front of it lets only the service through.
+        limit: How long it works on a request at most. The invocation is paused then, by name: what takes
+            longer is work for an awakeable. Less than the platform's own limit, and than the service's
+            `timeout`.
+        max_bytes: The most that a request, or an answer, may have: as much as the platform takes.
+        build: The version of the code, for people.
+
+    Raises:
+        DeclarationError: Neither `keys` nor `unsigned` is given, or both, or an argument has another form.
+        MissingDependency: There are keys, and the extra `function` is not installed.
+    """
+    return FunctionApp(
+        Responder(
+            app,
+            keys=keys,
+            unsigned=unsigned,
+            clock=SystemClock(),
+            entropy=SystemEntropy(),
+            limit=limit,
+            max_bytes=max_bytes,
+            build=build,
+        )
+    )
+
+
+class FunctionApp:
+    """A function behind ASGI."""
+
+    def __init__(self, responder: Responder) -> None:
+        """Serve the function of this responder."""
+        self._responder = responder
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request, or follow the server's life."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            response = await self._response(scope, receive)
+            headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
+            await send({"type": "http.response.start", "status": response.status.value, "headers": headers})
+            await send({"type": "http.response.body", "body": response.content})
+        else:
+            raise ValueError(f"a function speaks HTTP, not {scope['type']}")
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            asked = (await receive())["type"]
+            if asked == "lifespan.shutdown":
+                self._responder.close()
+            await send({"type": f"{asked}.complete"})
+            if asked == "lifespan.shutdown":
+                return
+
+    async def _response(self, scope: MutableMapping[str, Any], receive: Receive) -> FunctionResponse:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return problem(HTTPStatus.BAD_REQUEST, "the caller went away")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._responder.max_bytes:
+                return self._responder.too_large()
+            if not message.get("more_body", False):
+                break
+        signature = next(
+            (value.decode("latin-1") for name, value in scope["headers"] if name == _HEADER), None
+        )
+        return await self._responder.respond(scope["method"], signature, b"".join(parts))

@@ -1,0 +1,229 @@
+"""The function's side: an app's handlers, run for whoever sends their journal."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from msgspec import UNSET, Raw, UnsetType
+
+from awakeables.core.ids import Ids
+from awakeables.core.texts import message_of, shortened
+from awakeables.errors import AwakeablesError, DeclarationError, NotFound
+from awakeables.handlers.attempt import Broken, Crashed, Origin, Progress
+from awakeables.handlers.execution import World
+from awakeables.handlers.local import LocalAttempts
+from awakeables.handlers.serde import Codec
+from awakeables.handlers.service import App, Handler
+from awakeables.handlers.stateless import answer
+from awakeables.ports import Clock, Entropy
+from awakeables.remote.messages import (
+    MAX_BYTES,
+    PROTOCOL,
+    DescribedHandler,
+    DescribedValue,
+    Description,
+    FunctionRequest,
+    decode_request,
+    encode,
+)
+from awakeables.telemetry import events
+from awakeables.world import FollowingClock
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+log = structlog.stdlib.get_logger(__name__)
+
+CLOSE_S = 1.0
+"""How long actions that were cancelled may take to end; what goes on after that is left alone."""
+
+
+class RequestRefused(AwakeablesError):
+    """What was sent is no request of this protocol; the message is for the caller."""
+
+
+class Function:
+    """Answers the requests of a service: rebuilds an attempt, runs it as far as it goes, and drops it.
+
+    It keeps nothing between requests, so any number of processes may answer them.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        limit: timedelta = timedelta(seconds=50),
+        max_bytes: int = MAX_BYTES,
+        build: str = "",
+        threads: int = 16,
+    ) -> None:
+        """Prepare to answer; nothing is started.
+
+        Args:
+            app: Its handlers are run.
+            clock: The machine's.
+            entropy: Random bytes.
+            limit: How long a request is worked on at most. Then its invocation is paused, because what it was
+                doing would take as long again: that is work for an awakeable.
+            max_bytes: The most that a request, or an answer, may have.
+            build: The version of the code, for people.
+            threads: How many blocking actions run at the same time.
+
+        Raises:
+            DeclarationError: An argument has another form.
+        """
+        if not isinstance(limit, timedelta) or limit <= timedelta():
+            raise DeclarationError(f"limit= is a timedelta above 0, not {limit!r}")
+        self.max_bytes = max_bytes
+        self._app = app
+        self._clock = clock
+        self._entropy = entropy
+        self._limit_s = limit.total_seconds()
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="awakeables-run")
+        self._warned: set[tuple[str, str]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
+        handlers = (each for service in app.services.values() for each in service.all_handlers())
+        self.description = encode(
+            Description(
+                handlers=tuple(map(_described, handlers)),
+                limit_ms=round(self._limit_s * 1000),
+                app=app.name,
+                build=build,
+            )
+        )
+        """A `Description`, as JSON."""
+
+    def close(self) -> None:
+        """Release the threads; what they execute goes on to its end."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def advance(self, body: bytes) -> bytes:
+        """Answer a request.
+
+        Args:
+            body: A `FunctionRequest`, as JSON.
+
+        Returns:
+            A `Progress`, as JSON.
+
+        Raises:
+            RequestRefused: It is no such request.
+        """
+        try:
+            request = decode_request(body)
+        except msgspec.ValidationError as error:
+            if "$.advance.history" not in str(error):
+                raise RequestRefused(f"it is no request of protocol {PROTOCOL}: {error}") from error
+            why = f"the journal has an entry that this deployment of the function does not know: {error}"
+            return encode(Progress(ended=Broken(kind="UnknownEntry", message=why)))
+        except msgspec.DecodeError as error:
+            raise RequestRefused(f"it is not JSON: {error}") from error
+        if request.protocol != PROTOCOL:
+            raise RequestRefused(
+                f"it is of protocol {request.protocol}, and this function speaks {PROTOCOL}: deploy it with "
+                "the same release of awakeables as the service"
+            )
+        told = encode(await self._progress(request))
+        if len(told) > self.max_bytes:
+            why = f"the handler's answer has {len(told):,} bytes, and {self.max_bytes:,} are allowed"
+            told = encode(Progress(ended=Broken(kind="AnswerTooLarge", message=why)))
+        return told
+
+    async def _progress(self, request: FunctionRequest) -> Progress:
+        attempts = self._attempts(request)
+        try:
+            async with asyncio.timeout(self._limit_s) as limit:
+                return await answer(attempts, request.advance)
+        except NotFound as error:
+            # A deployment that has it may answer the next time.
+            return Progress(ended=Crashed(kind="NotFound", message=message_of(error)))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            why = (
+                f"what the handler executes took longer than the function's limit, {self._limit_s:g} s: use "
+                "an awakeable for it, or raise the limit; it may have been done, so look before you resume"
+            )
+            return Progress(ended=Broken(kind="FunctionLimitExceeded", message=why))
+        finally:
+            await self._end(attempts.close())
+
+    def _attempts(self, request: FunctionRequest) -> LocalAttempts:
+        clock = FollowingClock(self._clock)  # the service's: the two may differ
+        clock.follow(request.advance.news.now_ms, 0.0)
+        world = World(
+            clock=clock,
+            ids=Ids(clock.now_ms, self._entropy.bytes),
+            app=request.app,
+            reply_to=request.reply_to,
+            max_entries=request.max_entries,
+            max_actions=request.max_actions,
+            revoke_to=request.revoke_to,
+        )
+        return LocalAttempts(self._app, world, self._executor, _log_failed_run, warned=self._warned)
+
+    async def _end(self, closing: Coroutine[Any, Any, None]) -> None:
+        """End the actions of a request, but do not wait for those that refuse to."""
+        task = asyncio.ensure_future(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        await asyncio.wait({task}, timeout=CLOSE_S)
+
+
+def _log_failed_run(
+    origin: Origin, name: str, error: BaseException, failures: int, retry_in_ms: int | None
+) -> None:
+    log.warning(
+        events.RUN_FAILED,
+        invocation_id=origin.invocation_id,
+        service=origin.service,
+        handler=origin.handler,
+        run=name,
+        failures=failures,
+        retry_in_ms=retry_in_ms,
+        exc_info=error,
+    )
+
+
+MAX_DOC_CHARACTERS = 10_000
+
+
+def _described(handler: Handler) -> DescribedHandler:
+    return DescribedHandler(
+        service=handler.service,
+        name=handler.name,
+        kind=handler.kind,
+        version=handler.version,
+        private=handler.private,
+        input=_value(handler.input) if handler.takes_input else None,
+        output=_value(handler.output),
+        default=_default(handler),
+        has_default=handler.has_default,
+        doc=shortened(inspect.getdoc(handler.function) or "", MAX_DOC_CHARACTERS),
+    )
+
+
+def _value(codec: Codec[Any]) -> DescribedValue:
+    written = codec.written
+    return DescribedValue(
+        kind=codec.kind,
+        schema=UNSET if codec.schema is None else Raw(codec.schema),
+        written=UNSET if written is None or written == codec.schema else Raw(written),
+    )
+
+
+def _default(handler: Handler) -> Raw | UnsetType:
+    if not handler.has_default or handler.input.kind != "json":
+        return UNSET
+    try:
+        return Raw(handler.input.resolution(handler.default).content)
+    except Exception:  # a default is not validated, and a user's serializer may raise anything
+        return UNSET

@@ -1,0 +1,372 @@
+"""Services whose handlers run elsewhere, through the whole engine: the function is in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from awakeables import (
+    App,
+    Context,
+    RemoteService,
+    RetryPolicy,
+    Service,
+    TerminalError,
+)
+from awakeables.core.sources import source_of
+from awakeables.remote.attempts import RemoteAttempts
+from awakeables.remote.client import FunctionClient
+from awakeables.remote.described import FunctionMisfit
+from awakeables.remote.functions import FAILURES, Functions
+from awakeables.remote.signing import Signer
+from awakeables.testing.bench import Bench, Process, quick, until
+from awakeables.world import SystemClock
+from support.functions import IN_PROCESS, PRIVATE, function_of
+from unit.engine.harness import value
+
+
+class Parcel(BaseModel):
+    weight: int
+
+
+class Place:
+    """Where a function is: its answers can be broken."""
+
+    def __init__(self, app: App, **options: Any) -> None:
+        self.app = app
+        self.options = options
+        self.requests = 0
+        self.fails_after: int | None = None
+        self.loses_answers = False
+        self.status = 200
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.requests += scope["method"] == "POST"
+        if self.status != 200:
+            await send({"type": "http.response.start", "status": self.status, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"detail": "broken"}'})
+            return
+        sent: list[Any] = []
+
+        async def keep(message: Any) -> None:
+            sent.append(message)
+
+        await function_of(self.app, **self.options)(scope, receive, keep)
+        if self.loses_answers:
+            self.loses_answers = False
+            raise httpx.ReadError("the connection was closed")
+        for message in sent:
+            await send(message)
+
+
+class Elsewhere:
+    """A service whose handlers run elsewhere, and what it needs."""
+
+    def __init__(self, orders: Service, *local: Any, **options: Any) -> None:
+        self.place = Place(App("functions", services=[orders]))
+        self.orders = RemoteService("orders", url=IN_PROCESS, **options)
+        self.local = local
+        self.functions: Functions | None = None
+        self.problems: dict[str, str] = {}
+        self.bench = Bench(handlers=self._attempts)
+
+    def _attempts(self, *args: Any) -> RemoteAttempts:
+        assert self.functions is not None
+        return RemoteAttempts(self.functions, *args)
+
+    @asynccontextmanager
+    async def running(self, **settings: Any) -> AsyncIterator[Process]:
+        app = App("shop", services=[self.orders, *self.local])
+        transport = httpx.ASGITransport(self.place, raise_app_exceptions=True)
+        self.functions = Functions(app, FunctionClient(SystemClock(), Signer(PRIVATE), transport))
+        await self.functions.learn_all()
+        probing = asyncio.ensure_future(self.functions.run(self.problems))
+        try:
+            async with self.bench.running(app, quick(**settings)) as process:
+                yield process
+        finally:
+            probing.cancel()
+            await self.functions.close()
+
+
+def orders_with(**handlers: Any) -> Service:
+    service = Service("orders")
+    for name, function in handlers.items():
+        service.handler(name)(function)
+    return service
+
+
+async def pack(ctx: Context, item: str) -> int:
+    parcel = ctx.awakeable(Parcel)
+    ctx.publish("packing", item, awakeable=parcel)
+    return (await parcel).weight
+
+
+async def test_a_callback_goes_through_a_function() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        invocation = await bench.begin(process, "pack", b'"book"')
+        row = await bench.status(invocation, "suspended")
+        awakeable = await bench.awakeable(invocation)
+        assert [effect.topic for effect in bench.broker.published] == ["packing"]
+        misfit = await bench.settle(process, awakeable.id, {"weight": "heavy"}, source_of("http", "misfit"))
+        assert misfit.kind == "invalid"
+        assert (await bench.settle(process, awakeable.id, {"weight": 3})).kind == "accepted"
+        row = await bench.status(invocation, "completed")
+        assert value(row) == 3
+
+
+async def test_nothing_is_sent_while_invocations_wait() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        begun = [await bench.begin(process, "pack", b'"book"') for _ in range(20)]
+        for invocation in begun:
+            await bench.status(invocation, "suspended")
+        before = elsewhere.place.requests
+        await asyncio.sleep(600)
+        assert elsewhere.place.requests == before
+        for invocation in begun:
+            await bench.settle(process, (await bench.awakeable(invocation)).id, {"weight": 3})
+        for invocation in begun:
+            await bench.status(invocation, "completed")
+        # One that replays the handler to where it waits, and one that gives it the answer.
+        assert elsewhere.place.requests == before + 2 * len(begun)
+
+
+async def test_actions_are_executed_there_after_what_came_before_is_durable() -> None:
+    ran: list[str] = []
+
+    async def handler(ctx: Context) -> list[str]:
+        return [await ctx.run("charge", charge, "1"), await ctx.run("mail", charge, "2")]
+
+    def charge(number: str) -> str:
+        ran.append(number)
+        return f"charged {number}"
+
+    elsewhere = Elsewhere(orders_with(handler=handler))
+    async with elsewhere.running() as process:
+        invocation = await elsewhere.bench.begin(process, "handler")
+        row = await elsewhere.bench.status(invocation, "completed")
+    assert value(row) == ["charged 1", "charged 2"]
+    assert ran == ["1", "2"]
+
+
+async def test_an_answer_that_was_lost_is_like_a_crash_and_the_handler_goes_on_where_it_was() -> None:
+    ran: list[str] = []
+
+    async def handler(ctx: Context) -> str:
+        first = await ctx.run("first", charge, "1")
+        await ctx.sleep(timedelta(minutes=1))
+        return first + await ctx.run("second", charge, "2")
+
+    def charge(number: str) -> str:
+        ran.append(number)
+        elsewhere.place.loses_answers = number == "2" and ran.count("2") < 3
+        return number
+
+    elsewhere = Elsewhere(orders_with(handler=handler))
+    async with elsewhere.running() as process:
+        invocation = await elsewhere.bench.begin(process, "handler")
+        row = await elsewhere.bench.status(invocation, "completed")
+    assert value(row) == "12"
+    assert ran[0] == "1"
+    assert ran.count("1") == 1  # it is in the journal
+    assert ran.count("2") == 3  # executed, and its outcome lost twice
+
+
+async def test_failures_come_over() -> None:
+    async def fails(ctx: Context) -> None:
+        raise TerminalError("no stock", code=409, details={"left": 0})
+
+    async def crashes(ctx: Context) -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ValueError("not yet")
+        return len(tries)
+
+    async def retried(ctx: Context) -> int:
+        return await ctx.run("flaky", crash_once, retry=RetryPolicy(max_attempts=3))
+
+    def crash_once() -> int:
+        tries.append(1)
+        if len(tries) == 4:
+            raise ValueError("again")
+        return len(tries)
+
+    tries: list[int] = []
+    elsewhere = Elsewhere(orders_with(fails=fails, crashes=crashes, retried=retried))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        row = await bench.status(await bench.begin(process, "fails"), "completed")
+        failure = json.loads(row.result)["failure"] if isinstance(row.result, bytes) else row.result
+        assert "no stock" in str(failure)
+        assert value(await bench.status(await bench.begin(process, "crashes"), "completed")) == 3
+        assert value(await bench.status(await bench.begin(process, "retried"), "completed")) == 5
+
+
+async def test_a_function_that_is_down_gets_no_requests_and_its_invocations_wait_unharmed() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        begun = [await bench.begin(process, "pack", b'"book"') for _ in range(30)]
+        for invocation in begun:
+            await bench.status(invocation, "suspended")
+        elsewhere.place.status = 503
+        for invocation in begun:
+            await bench.settle(process, (await bench.awakeable(invocation)).id, {"weight": 3})
+        await until(lambda: "function orders" in elsewhere.problems, "it is on the board")
+        assert "answered with 503: broken" in elsewhere.problems["function orders"]
+        before = elsewhere.place.requests
+        await asyncio.sleep(600)
+        assert elsewhere.place.requests == before
+        assert max(bench.row(each).attempts for each in begun) <= 1
+        elsewhere.place.status = 200
+        for invocation in begun:
+            assert value(await bench.status(invocation, "completed")) == 3
+        await until(lambda: not elsewhere.problems, "the board is empty")
+
+
+async def test_a_single_failure_does_not_stop_the_others() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        assert elsewhere.functions is not None
+        elsewhere.place.status = 500
+        for _ in range(FAILURES - 1):
+            await bench.begin(process, "pack", b'"book"')
+        await until(lambda: elsewhere.place.requests >= FAILURES - 1, "they were tried")
+        assert not elsewhere.functions.unavailable()
+        elsewhere.place.status = 200
+        await bench.status(await bench.begin(process, "pack", b'"book"'), "suspended")
+
+
+async def test_what_is_called_while_it_is_down_waits() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        elsewhere.place.status = 500
+        begun = [await bench.begin(process, "pack", b'"book"') for _ in range(FAILURES)]
+        await until(lambda: elsewhere.problems, "it is down")
+        before = elsewhere.place.requests
+        begun.append(await bench.begin(process, "pack", b'"late"'))
+        await asyncio.sleep(600)
+        assert elsewhere.place.requests == before
+        elsewhere.place.status = 200
+        for invocation in begun:
+            await bench.status(invocation, "suspended")
+
+
+async def test_local_handlers_call_remote_ones_and_get_typed_results() -> None:
+    async def parcel(ctx: Context, weight: int) -> Parcel:
+        if weight < 0:
+            raise TerminalError("too light", code=409)
+        return Parcel(weight=weight)
+
+    local = Service("local")
+    elsewhere = Elsewhere(orders_with(parcel=parcel), local)
+    remote_parcel = elsewhere.orders.named("parcel", int, Parcel)
+
+    @local.handler()
+    async def caller(ctx: Context) -> list[Any]:
+        sent = ctx.send(remote_parcel, 2)
+        first = await ctx.call(remote_parcel, 1)
+        assert isinstance(first, Parcel)
+        try:
+            await ctx.call(remote_parcel, -1)
+        except TerminalError as error:
+            return [first.weight, (await sent).weight, error.reason, error.code]
+        raise AssertionError
+
+    @local.handler()
+    async def misuses(ctx: Context) -> Any:
+        try:
+            await ctx.call(remote_parcel, "heavy")  # type: ignore[arg-type]
+        except TerminalError as error:
+            return error.code
+
+    async with elsewhere.running() as process:
+        api = process.api
+        row = await elsewhere.bench.status((await api.begin(api.app.find(caller), b"null")).id, "completed")
+        assert value(row) == [1, 2, "too light", 409]
+        row = await elsewhere.bench.status((await api.begin(api.app.find(misuses), b"null")).id, "completed")
+        assert value(row) == 422
+
+
+async def test_remote_handlers_call_each_other() -> None:
+    orders = Service("orders")
+
+    @orders.handler()
+    async def inner(ctx: Context, number: int) -> int:
+        await ctx.sleep(timedelta(seconds=1))
+        return number + 1
+
+    @orders.handler()
+    async def outer(ctx: Context) -> tuple[int, ...]:
+        return await ctx.gather(*(ctx.call(inner, number) for number in range(3)))
+
+    elsewhere = Elsewhere(orders)
+    async with elsewhere.running() as process:
+        row = await elsewhere.bench.status(await elsewhere.bench.begin(process, "outer"), "completed")
+    assert value(row) == [1, 2, 3]
+
+
+async def test_a_cancelled_invocation_is_told_there() -> None:
+    async def handler(ctx: Context) -> str:
+        try:
+            return await ctx.awakeable(str)
+        finally:
+            await ctx.run("undo", undone.append, 1)
+
+    undone: list[int] = []
+    elsewhere = Elsewhere(orders_with(handler=handler))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        invocation = await bench.begin(process, "handler")
+        await bench.status(invocation, "suspended")
+        await process.api.cancel(invocation)
+        await bench.status(invocation, "completed")
+    assert undone == [1]
+
+
+async def test_a_function_that_is_not_what_is_declared_refuses_the_start() -> None:
+    elsewhere = Elsewhere(Service("other"))
+    elsewhere.place = Place(App("functions", services=[orders_with(pack=pack)]))
+    elsewhere.orders = RemoteService("nothing", url=IN_PROCESS)
+    with pytest.raises(FunctionMisfit, match="no service 'nothing'; it has: orders"):
+        async with elsewhere.running():
+            pass
+
+
+async def test_a_start_waits_for_a_function_for_a_minute() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    elsewhere.place.status = 500
+    asyncio.get_running_loop().call_later(30, setattr, elsewhere.place, "status", 200)
+    async with elsewhere.running() as process:
+        assert process.api.app.handler("orders", "pack")
+    elsewhere.place.status = 500
+    with pytest.raises(FunctionMisfit, match="answered with 500: broken"):
+        async with elsewhere.running():
+            pass
+
+
+async def test_a_limit_exceeded_pauses_by_name() -> None:
+    async def handler(ctx: Context) -> None:
+        await ctx.run("render", asyncio.sleep, 60)
+
+    elsewhere = Elsewhere(orders_with(handler=handler))
+    elsewhere.place.options = {"limit": timedelta(seconds=5)}
+    async with elsewhere.running() as process:
+        row = await elsewhere.bench.status(await elsewhere.bench.begin(process, "handler"), "paused")
+    assert row.failure is not None
+    assert row.failure.kind == "FunctionLimitExceeded"
+    assert "use an awakeable" in row.failure.message
