@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from awakeables.handlers.stateless import StatelessAttempts
 from simulation import corpus
 from simulation.invariants import violations
 from simulation.mutations import MUTATIONS, MUTATIONS_OF_SEVERAL
 from simulation.world import Faults, simulate
 from support.effort import SIM_SEEDS
+from support.functions import EverythingElsewhere
 
 FIRST = int(os.environ.get("SIM_FIRST", "0"))
 STRIDE = 20
@@ -43,8 +45,10 @@ def test_seeds_that_failed_once_stay_fixed() -> None:
         assert violations(simulate(seed)) == [], f"seed {seed}"
 
 
-def test_a_seed_gives_the_same_run_every_time() -> None:
-    one, other = simulate(7), simulate(7)
+@pytest.mark.parametrize("seed", [7, 4], ids=["stateless", "over HTTP"])
+def test_a_seed_gives_the_same_run_every_time(seed: int) -> None:
+    one, other = simulate(seed), simulate(seed)
+    assert one.handlers is (EverythingElsewhere if seed == 4 else StatelessAttempts)
     assert one.store.tables.invocations == other.store.tables.invocations
     assert [e.event_id for e in one.broker.published] == [e.event_id for e in other.broker.published]
 

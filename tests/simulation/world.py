@@ -55,6 +55,7 @@ from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
 from awakeables.world import FollowingClock
 from simulation import corpus
+from support.functions import EverythingElsewhere
 from support.ids import new_id
 
 RETENTION_MS = 7 * 86_400_000
@@ -336,6 +337,13 @@ class Process:
             await asyncio.sleep(world.chance.random() * 0.2)
 
 
+def handlers_of(seed: int) -> HandlersRun:
+    """Where the handlers of a run are: mostly live in memory, else rebuilt for each step, some over HTTP."""
+    if seed % 3 != 1:
+        return LocalAttempts
+    return EverythingElsewhere if seed % 9 == 4 else StatelessAttempts
+
+
 class World:
     """Everything of one run.
 
@@ -351,7 +359,7 @@ class World:
         self._instances = instances
         self._loop = loop
         self.settings = settings_of(seed)
-        self.handlers: HandlersRun = StatelessAttempts if seed % 3 == 1 else LocalAttempts
+        self.handlers = handlers_of(seed)
         self.faults = faults
         self.clock = VirtualClock(loop)
         self.entropy = SeededEntropy(seed)

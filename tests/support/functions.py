@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from awakeables import App, RemoteService
+from awakeables.core.journal import Entry
+from awakeables.handlers.attempt import Attempt, Origin, Ready
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import RunFailed
 from awakeables.handlers.service import HandlerGroup, Service
@@ -27,6 +29,7 @@ from awakeables.remote.functions import Functions
 from awakeables.remote.messages import MAX_BYTES
 from awakeables.remote.responder import Responder
 from awakeables.remote.signing import Signer
+from awakeables.testing.loop import SeededEntropy
 from awakeables.world import SystemClock, SystemEntropy
 
 IN_PROCESS = "http://function.test"
@@ -129,7 +132,22 @@ def over_http(served: ServedFunctions | None = None) -> Callable[..., RemoteAtte
         for service in elsewhere.services.values():
             if isinstance(service, RemoteService):
                 learn(service, responder.description)
-        functions = Functions(elsewhere, client_of(function if served is None else None, world.clock))
-        return RemoteAttempts(functions, elsewhere, world, executor, run_failed)
+        client = client_of(function if served is None else None, world.clock)
+        return RemoteAttempts(Functions(elsewhere, client), elsewhere, world, executor, run_failed)
 
     return make
+
+
+class EverythingElsewhere(RemoteAttempts):
+    """All handlers of an app, also those of objects and workflows, run behind HTTP in this process."""
+
+    def __init__(self, app: App, world: World, executor: Executor, run_failed: RunFailed) -> None:
+        """As `LocalAttempts`."""
+        function = function_of(app, clock=world.clock, executor=executor, entropy=SeededEntropy(0))
+        self._service = RemoteService("everything", url=IN_PROCESS)
+        functions = Functions(App(app.name, services=[self._service]), client_of(function, world.clock))
+        super().__init__(functions, app, world, executor, run_failed)
+
+    def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
+        """As the port says."""
+        return self.elsewhere(self._service, origin, history)

@@ -37,6 +37,14 @@ class RemoteAttempts:
         service = self._app.services.get(origin.service)
         if not isinstance(service, RemoteService):
             return self._local.open(origin, history, ready)
+        return self.elsewhere(service, origin, history)
+
+    def elsewhere(self, service: RemoteService, origin: Origin, history: Sequence[Entry]) -> Attempt:
+        """Open an attempt whose requests go to the function of this service.
+
+        Raises:
+            NotFound: As `open`.
+        """
         given = history[0]
         assert isinstance(given, Input)
         self._app.handler(origin.service, origin.handler, given.version)

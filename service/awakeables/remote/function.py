@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 log = structlog.stdlib.get_logger(__name__)
 
+THREADS = 16
+"""How many blocking actions run at the same time."""
+
 CLOSE_S = 1.0
 """How long actions that were cancelled may take to end; what goes on after that is left alone."""
 
@@ -63,7 +66,7 @@ class Function:
         limit: timedelta = timedelta(seconds=50),
         max_bytes: int = MAX_BYTES,
         build: str = "",
-        threads: int = 16,
+        executor: Executor | None = None,
     ) -> None:
         """Prepare to answer; nothing is started.
 
@@ -75,7 +78,7 @@ class Function:
                 doing would take as long again: that is work for an awakeable.
             max_bytes: The most that a request, or an answer, may have.
             build: The version of the code, for people.
-            threads: How many blocking actions run at the same time.
+            executor: Runs blocking actions; threads by default.
 
         Raises:
             DeclarationError: An argument has another form.
@@ -87,7 +90,7 @@ class Function:
         self._clock = clock
         self._entropy = entropy
         self._limit_s = limit.total_seconds()
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="awakeables-run")
+        self._executor = executor or ThreadPoolExecutor(THREADS, thread_name_prefix="awakeables-run")
         self._warned: set[tuple[str, str]] = set()
         self._closing: set[asyncio.Future[None]] = set()
         handlers = (each for service in app.services.values() for each in service.all_handlers())

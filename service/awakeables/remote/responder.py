@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from datetime import timedelta
 from http import HTTPStatus
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class FunctionResponse(NamedTuple):
 class Responder:
     """Answers requests to one function, of those who may invoke it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         app: App,
         *,
@@ -37,6 +38,7 @@ class Responder:
         limit: timedelta,
         max_bytes: int,
         build: str,
+        executor: Executor | None = None,
     ) -> None:
         """Prepare to answer; the arguments are those of `asgi` and of `Function`."""
         if unsigned == (keys is not None):
@@ -47,7 +49,13 @@ class Responder:
         self._verifier = None if keys is None else Verifier(keys)
         self._clock = clock
         self._function = Function(
-            app, clock=clock, entropy=entropy, limit=limit, max_bytes=max_bytes, build=build
+            app,
+            clock=clock,
+            entropy=entropy,
+            limit=limit,
+            max_bytes=max_bytes,
+            build=build,
+            executor=executor,
         )
         self.max_bytes = max_bytes
         """The most that a body may have."""
