@@ -84,11 +84,11 @@ down: ## stop and remove them; their data stays in the volumes
 
 lock: ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
-		--extra dev --extra encryption --extra otel --extra postgres --group test -o requirements/lock.txt pyproject.toml
+		--extra dev --extra encryption --extra otel --extra postgres --extra remote --group test -o requirements/lock.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
-		-c requirements/lock.txt --extra encryption --extra postgres -o requirements/runtime.txt pyproject.toml
+		-c requirements/lock.txt --extra encryption --extra postgres --extra remote -o requirements/runtime.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
-		-c requirements/lock.txt --extra dev --extra encryption --extra postgres --group build -o requirements/demo.txt pyproject.toml
+		-c requirements/lock.txt --extra dev --extra encryption --extra postgres --extra remote --group build -o requirements/demo.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt --group build -o requirements/build.txt
 

@@ -38,7 +38,18 @@ from benchmarks.report import tables
 from benchmarks.stage import Ground
 
 SECTIONS = (
-    *("cycles", "http", "calls", "object", "objects", "backlog", "subscription", "timers", "attempts"),
+    *(
+        "cycles",
+        "http",
+        "calls",
+        "functions",
+        "object",
+        "objects",
+        "backlog",
+        "subscription",
+        "timers",
+        "attempts",
+    ),
     *("pending", "restate", "postgres"),
 )
 BESIDE = "beside"
@@ -79,6 +90,7 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
         "cycles": lambda: cycles.over_kafka(ground, plan, worker=given.worker),
         "http": lambda: cycles.over_http(ground, busy),
         "calls": lambda: cycles.calls(ground, plan),
+        "functions": lambda: cycles.functions(ground, plan),
         "object": lambda: cycles.objects(ground, plan, keys=1),
         "objects": lambda: cycles.objects(ground, plan, keys=MANY_KEYS),
         "backlog": lambda: backlog.measure(ground, count=given.backlog, rounds=min(given.rounds, 3)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import disk
 from benchmarks.pairs import Entrant, Plan, compare
-from benchmarks.processes import Process
+from benchmarks.processes import Process, free_port, wait_for_port
 from benchmarks.stage import Ground, Server, Stage, staged
 
 RESOLVE_AT = "/awakeables"
@@ -59,6 +59,35 @@ def calls(ground: Ground, plan: Plan) -> dict[str, Any]:
         answered = cycle.answered + 2 * calling.answered
         kept = disk.audit(stage.folder / "bench.db", answered=answered)
         return found | {"worker": "plain", "answered": answered, "kept": kept}
+
+
+def functions(ground: Ground, plan: Plan) -> dict[str, Any]:
+    """The cycle in a function, a process of its own, beside the one in the service; over Kafka.
+
+    Raises:
+        disk.Broken: What the store has kept does not fit the answers.
+        Failed: A process ended.
+    """
+    with staged(ground) as stage:
+        port, keys = free_port(), stage.key_pair()
+        settings = {
+            "BENCH_FUNCTION_KEY": keys.public,
+            "BENCH_FUNCTION_URL": f"http://127.0.0.1:{port}",
+            "AWAKEABLES_FUNCTION_KEY": str(keys.private),
+        }
+        serving = ("-m", "uvicorn", "--log-level", "warning", "--port", str(port))
+        function = stage.start("function", *serving, "benchmarks.elsewhere:function", environment=settings)
+        wait_for_port(function, port)
+        store, worker = stage.folder / "bench.db", stage.plain_worker()
+        server = stage.serve(store, settings, app="benchmarks.elsewhere:app")
+        here = Entrant("in the service", server, worker)
+        there = Entrant("in a function", server, worker, path="/elsewhere/cycle")
+        before_s = function.cpu_s()
+        found = compare(here, there, plan)
+        answered = here.answered + there.answered
+        kept = disk.audit(store, answered=answered)
+        function_us = (function.cpu_s() - before_s) / max(1, there.answered) * 1e6
+        return found | {"worker": "plain", "answered": answered, "kept": kept, "function_us": function_us}
 
 
 def objects(ground: Ground, plan: Plan, *, keys: int) -> dict[str, Any]:

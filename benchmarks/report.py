@@ -38,6 +38,7 @@ def tables(report: Section) -> str:
         "cycles": "A callback cycle, answered over Kafka",
         "http": "A callback cycle, answered over HTTP",
         "calls": "A call of one handler by another, beside the cycle",
+        "functions": "A callback cycle in a function, beside one in the service",
         "object": "A call of an object, of one key, beside the cycle",
         "objects": "The same, of 10,000 keys",
         "backlog": "A backlog",
@@ -138,6 +139,11 @@ def _compared(found: Section) -> Iterable[str]:
             f"Worker: {found['worker']}. {found['kept']:,} invocations are in the store, "
             f"{found['answered']:,} were answered."
         )
+
+
+def _functions(found: Section) -> Iterable[str]:
+    yield from _compared(found)
+    yield f"The function's processor time: {found['function_us']:,.0f} µs per cycle that went through it."
 
 
 def _backlog(found: Section) -> Iterable[str]:
@@ -262,6 +268,7 @@ DRAWN = {
     "cycles": _compared,
     "http": _compared,
     "calls": _compared,
+    "functions": _functions,
     "object": _compared,
     "objects": _compared,
     "backlog": _backlog,

@@ -9,6 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
 from benchmarks.processes import Process, free_port, running
@@ -41,6 +44,14 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """A private key in a file, and its public key; in PEM."""
+
+    private: Path
+    public: str
 
 
 class Stage:
@@ -110,6 +121,14 @@ class Stage:
     def sdk_worker(self) -> Process:
         """Start a worker of the SDK."""
         return self.start("worker", *RUN_CLI, "worker", "benchmarks.cycle:worker", "--kafka", self.kafka)
+
+    def key_pair(self) -> KeyPair:
+        """A new pair of keys for a function."""
+        key = Ed25519PrivateKey.generate()
+        pem, private = Encoding.PEM, self.folder / "private.pem"
+        private.write_bytes(key.private_bytes(pem, PrivateFormat.PKCS8, NoEncryption()))
+        public = key.public_key().public_bytes(pem, PublicFormat.SubjectPublicKeyInfo)
+        return KeyPair(private=private, public=public.decode())
 
     def run(self, what: str, *arguments: str) -> str:
         """Run a tool of ours to its end; what it said.

@@ -48,6 +48,7 @@ from awakeables.remote.attempts import RemoteAttempts
 from awakeables.remote.client import FunctionClient
 from awakeables.remote.functions import Functions
 from awakeables.remote.signing import Signer
+from awakeables.remote.transport import AiohttpTransport
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
 from awakeables.store.rekeying import Rekeyed
@@ -120,9 +121,10 @@ async def serve(
         store = _store(app, settings, clock)
         await store.open()
         stack.push_async_callback(store.close)
-        functions = Functions(app, FunctionClient(system, _signer(settings)))
+        functions = Functions(app, FunctionClient(system, AiohttpTransport(), _signer(settings)))
         stack.push_async_callback(functions.close)
-        await functions.learn_all()
+        if not await _learned(functions, stop):
+            return
         producer = await stack.enter_async_context(Producer(connection, clock).running())
         publisher = KafkaPublisher(producer, connection)
         engine = Engine(
@@ -174,6 +176,21 @@ async def serve(
         background = _telemetry(engine, api, settings, clock)
         background["functions"] = partial(functions.run, engine.problems)
         await _run(engine, consumers, destinations, server, background, settings, stop=stop, ready=ready)
+
+
+async def _learned(functions: Functions, stop: asyncio.Event) -> bool:
+    """Ask the functions what they have; False: it is to stop meanwhile."""
+    learning, stopping = asyncio.ensure_future(functions.learn_all()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({learning, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not learning.done():
+            return False
+        await learning
+        return True
+    finally:
+        learning.cancel()
+        stopping.cancel()
+        await asyncio.wait({learning, stopping})
 
 
 def _signer(settings: Settings) -> Signer | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -44,6 +44,7 @@ from awakeables.handlers.attempt import (
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.stateless import StatelessAttempts
+from awakeables.remote.functions import Functions
 from awakeables.testing.loop import InlineExecutor, SeededEntropy
 from support.functions import ServedFunctions, over_http
 
@@ -122,21 +123,24 @@ def functions() -> Iterator[ServedFunctions]:
 
 
 @pytest.fixture(params=["local", "stateless", "http", pytest.param("socket", marks=pytest.mark.slow)])
-def opened(request: pytest.FixtureRequest) -> Opened:
+async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Opened]:
+    made: list[Functions] = []
     match request.param:
         case "local":
             adapter: Callable[..., Attempts] = LocalAttempts
         case "stateless":
             adapter = StatelessAttempts
         case "http":
-            adapter = over_http()
+            adapter = over_http(made)
         case _:
-            adapter = over_http(request.getfixturevalue("functions"))
+            adapter = over_http(made, request.getfixturevalue("functions"))
 
     def make(function: Function, history: Sequence[Entry] = ()) -> Owner:
         return opened_by(adapter, function, history)
 
-    return make
+    yield make
+    for functions in made:
+        await functions.close()
 
 
 async def any_of(ctx: Context, *awakeables: Any) -> int:

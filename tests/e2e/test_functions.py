@@ -216,3 +216,34 @@ async def test_a_function_that_is_killed_again_and_again_repeats_only_what_is_no
     assert set(executed) == {f"{name} {n}" for name in begun for n in (0, 1, 2, 3, 10, 11)}
     # What is executed again was under way when the function was killed: for each kill, two of an invocation.
     assert sum(executed.values()) - len(executed) <= 2 * len(begun)
+
+
+async def test_a_service_that_waits_for_its_function_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(600)
+
+    (tmp_path / "steps_service.py").write_text(SERVICE)
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    service = Victim(
+        "service",
+        *(CLI, "serve", "steps_service:app"),
+        log=tmp_path / "service.log",
+        environment={
+            "PYTHONPATH": str(tmp_path),
+            "QUOTES_URL": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+            "AWAKEABLES_KAFKA": "127.0.0.1:1",
+            "AWAKEABLES_STORE": str(tmp_path / "store.db"),
+            "AWAKEABLES_PORT": str(free_port()),
+        },
+    )
+    await service.start()
+    try:
+        await asyncio.wait_for(asked.wait(), 60)
+        service.process.terminate()
+        assert await asyncio.wait_for(service.process.wait(), 60) == 0
+    finally:
+        service.kill_now()
+        server.close()

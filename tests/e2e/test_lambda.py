@@ -29,7 +29,7 @@ from awakeables.remote.functions import Functions
 from awakeables.remote.signing import Signer
 from awakeables.testing.loop import InlineExecutor
 from awakeables.world import SystemClock, SystemEntropy
-from support.functions import PRIVATE, PUBLIC
+from support.functions import PRIVATE, PUBLIC, ThroughHttpx
 
 pytest.importorskip("awslambdaric", reason="AWS' runtime is a wheel for Linux only")
 
@@ -147,7 +147,9 @@ async def test_a_service_invokes_a_function_under_the_runtime_of_lambda(tmp_path
     with platform.running(), runtime(platform, tmp_path) as process:
         service = RemoteService("orders", url="https://x.lambda-url.eu-central-1.on.aws/")
         app, clock = App("shop", services=[service]), SystemClock()
-        functions = Functions(app, FunctionClient(clock, Signer(PRIVATE), httpx.MockTransport(platform)))
+        functions = Functions(
+            app, FunctionClient(clock, ThroughHttpx(httpx.MockTransport(platform)), Signer(PRIVATE))
+        )
         await functions.learn_all()
         assert app.handler("orders", "double").accept(b"21") == b"21"
         world = World(clock=clock, ids=Ids(clock.now_ms, SystemEntropy().bytes), app="shop", reply_to="r")

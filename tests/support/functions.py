@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from awakeables.remote.functions import Functions
 from awakeables.remote.messages import MAX_BYTES
 from awakeables.remote.responder import Responder
 from awakeables.remote.signing import Signer
+from awakeables.remote.transport import AiohttpTransport, TransportFailed
 from awakeables.testing.loop import SeededEntropy
 from awakeables.world import SystemClock, SystemEntropy
 
@@ -65,6 +66,7 @@ def responder_of(app: App, **options: Any) -> Responder:
         "limit": LIMIT,
         "max_bytes": MAX_BYTES,
         "build": "",
+        "executor": ThreadPoolExecutor(4),
     }
     return Responder(app, **given | options)
 
@@ -78,10 +80,28 @@ def remote(app: App, *, url: str = IN_PROCESS, **options: Any) -> App:
     return App(app.name, services=services, codec=app.codec)
 
 
+class ThroughHttpx:
+    """Requests that don't leave this process: to an ASGI app, or to what a test answers."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        """Send by this transport of httpx."""
+        self._http = httpx.AsyncClient(transport=transport, timeout=None)
+
+    async def send(self, method: str, url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        try:
+            response = await self._http.request(method, url, headers=headers, content=body)
+        except httpx.HTTPError as error:
+            raise TransportFailed(str(error)) from error
+        return response.status_code, response.content
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
 def client_of(served: AsgiApp | None = None, clock: Clock | None = None) -> FunctionClient:
     """A client that signs with `PRIVATE`; of a function in this process, or over sockets."""
-    transport = None if served is None else httpx.ASGITransport(served)
-    return FunctionClient(clock or SystemClock(), Signer(PRIVATE), transport)
+    transport = AiohttpTransport() if served is None else ThroughHttpx(httpx.ASGITransport(served))
+    return FunctionClient(clock or SystemClock(), transport, Signer(PRIVATE))
 
 
 class ServedFunctions:
@@ -116,11 +136,12 @@ class ServedFunctions:
             thread.join()
 
 
-def over_http(served: ServedFunctions | None = None) -> Callable[..., RemoteAttempts]:
+def over_http(made: list[Functions], served: ServedFunctions | None = None) -> Callable[..., RemoteAttempts]:
     """What makes the attempts of an app whose services run elsewhere.
 
     Args:
-        served: The server behind whose socket they run; None: they run in this process.
+    made: Gets what is to be closed.
+    served: The server behind whose socket they run; None: they run in this process.
     """
 
     def make(app: App, world: World, executor: Executor, run_failed: RunFailed = print) -> RemoteAttempts:
@@ -133,7 +154,9 @@ def over_http(served: ServedFunctions | None = None) -> Callable[..., RemoteAtte
             if isinstance(service, RemoteService):
                 learn(service, responder.description)
         client = client_of(function if served is None else None, world.clock)
-        return RemoteAttempts(Functions(elsewhere, client), elsewhere, world, executor, run_failed)
+        functions = Functions(elsewhere, client)
+        made.append(functions)
+        return RemoteAttempts(functions, elsewhere, world, executor, run_failed)
 
     return make
 

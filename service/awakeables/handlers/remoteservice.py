@@ -112,16 +112,26 @@ class RemoteService(HandlerGroup):
         return f"which it has is read from {self.url} when the service starts"
 
     def learn(self, handlers: Iterable[Handler]) -> None:
-        """Have these handlers from now on, and no others."""
-        self.handlers.clear()
-        self.versions.clear()
-        for handler in handlers:
-            self.add(handler)
+        """Have these handlers from now on, and no others.
+
+        Raises:
+            DeclarationError: Two have one name and version; it has those of before.
+        """
+        before = self.handlers, self.versions
+        self.handlers, self.versions = {}, {}
+        try:
+            for handler in handlers:
+                self.add(handler)
+        except DeclarationError:
+            self.handlers, self.versions = before
+            raise
 
 
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
-    except ValueError:
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no such port
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.fragment
+    is_clean = url.isprintable() and " " not in url and not parts.fragment
+    return is_whole and is_clean and parts.scheme in ("http", "https")

@@ -851,9 +851,12 @@ class App:
             NotFound: No service of this app declares it.
         """
         try:
-            return self._found[function]
+            known = self._found[function]
         except (KeyError, TypeError):
             pass
+        else:  # a remote service may have learned of another version
+            if self.services[known.service].handlers.get(known.name) is known:
+                return known
         declared = self.declared(function)
         found = self._found[function] = self.handler(declared.service, declared.name)
         return found

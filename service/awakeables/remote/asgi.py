@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -21,6 +22,9 @@ AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitab
 LIMIT = timedelta(seconds=50)
 """Less than the default `timeout` of a remote service."""
 
+THREADS = 128
+"""More than the default `max_concurrent` of a remote service."""
+
 _HEADER = HEADER.encode()
 
 
@@ -32,6 +36,7 @@ def asgi(
     limit: timedelta = LIMIT,
     max_bytes: int = MAX_BYTES,
     build: str = "",
+    threads: int = THREADS,
 ) -> AsgiApp:
     """Serve an app's handlers as a function: for `uvicorn module:name`, or whatever runs ASGI on asyncio.
 
@@ -47,6 +52,8 @@ def asgi(
             `timeout`.
         max_bytes: The most that a request, or an answer, may have: as much as the platform takes.
         build: The version of the code, for people.
+        threads: How many blocking actions run at the same time. Those beyond wait for a thread, within
+            `limit`: let it be no less than the services have requests under way (`max_concurrent`).
 
     Raises:
         DeclarationError: Neither `keys` nor `unsigned` is given, or both, or an argument has another form.
@@ -62,6 +69,7 @@ def asgi(
             limit=limit,
             max_bytes=max_bytes,
             build=build,
+            executor=ThreadPoolExecutor(threads, thread_name_prefix="awakeables-run"),
         )
     )
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
-import msgspec
-
 from awakeables.core.journal import Entry, Input
+from awakeables.core.replay import open_awakeables
 from awakeables.core.texts import message_of
-from awakeables.handlers.attempt import Attempt, Broken, Crashed, Origin, Progress, Ready
+from awakeables.handlers.attempt import Attempt, Broken, Crashed, Left, Origin, Progress, Ready
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, RunFailed
 from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.service import App
 from awakeables.handlers.stateless import AdvanceRequest, StatelessAttempt
 from awakeables.remote.client import FunctionFailed
-from awakeables.remote.functions import Functions
-from awakeables.remote.messages import FunctionRequest, decode_progress, encode
+from awakeables.remote.functions import FunctionDown, Functions
+from awakeables.remote.messages import FunctionRequest, encode
 
 
 class RemoteAttempts:
@@ -73,10 +72,10 @@ class RemoteAttempts:
             max_actions=world.max_actions,
         )
         try:
-            return decode_progress(await self._functions.advance(service, encode(request)))
+            return await self._functions.advance(service, encode(request))
+        except FunctionDown:
+            # Let go, not failed: nothing was sent. It is not claimed here while the function is down.
+            return Progress(ended=Left(), open_awakeables=open_awakeables(advance.history))
         except FunctionFailed as failure:
             end = Broken if failure.lasting else Crashed
             return Progress(ended=end(kind=failure.kind, message=message_of(failure)))
-        except msgspec.MsgspecError as error:
-            why = f"what answers at {service.url} is not a function of this release: {error}"
-            return Progress(ended=Crashed(kind="FunctionMisunderstood", message=why))

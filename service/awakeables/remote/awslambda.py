@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from awakeables.handlers.service import App
-from awakeables.remote.asgi import LIMIT
+from awakeables.remote.asgi import LIMIT, THREADS
 from awakeables.remote.responder import FunctionResponse, Responder, problem
 from awakeables.remote.signing import HEADER
 from awakeables.world import SystemClock, SystemEntropy
@@ -34,6 +37,7 @@ def lambda_handler(
     limit: timedelta = LIMIT,
     max_bytes: int = MAX_BYTES,
     build: str = "",
+    threads: int = THREADS,
 ) -> LambdaHandler:
     """Serve an app's handlers as an AWS Lambda function, whose handler is what is returned.
 
@@ -47,6 +51,7 @@ def lambda_handler(
         limit: As of `asgi`; less than the time-out of the Lambda function.
         max_bytes: As of `asgi`; 6 MB is Lambda's own limit.
         build: As of `asgi`.
+        threads: As of `asgi`.
 
     Raises:
         DeclarationError: As of `asgi`.
@@ -61,24 +66,33 @@ def lambda_handler(
         limit=limit,
         max_bytes=max_bytes,
         build=build,
+        executor=ThreadPoolExecutor(threads, thread_name_prefix="awakeables-run"),
     )
     runner = asyncio.Runner()
 
     def handle(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         response = runner.run(_responded(responder, event))
-        headers: dict[str, Any] = {"content-type": response.headers["content-type"]}
-        name = "headers"
-        if "headers" not in event and "multiValueHeaders" in event:
-            name, headers = "multiValueHeaders", {key: [value] for key, value in headers.items()}
-        return {
-            "statusCode": response.status.value,
-            "statusDescription": f"{response.status.value} {response.status.phrase}",
-            name: headers,
-            "isBase64Encoded": False,
-            "body": response.content.decode(),
-        }
+        told = _told(response, event)
+        size = len(json.dumps(told, ensure_ascii=False).encode())  # as the runtime writes it
+        return told if size <= max_bytes else _told(responder.answer_too_large(size), event)
 
+    weakref.finalize(handle, runner.close)
     return handle
+
+
+def _told(response: FunctionResponse, event: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer in the form of its event."""
+    headers: dict[str, Any] = {"content-type": response.headers["content-type"]}
+    name = "headers"
+    if "headers" not in event and "multiValueHeaders" in event:
+        name, headers = "multiValueHeaders", {key: [value] for key, value in headers.items()}
+    return {
+        "statusCode": response.status.value,
+        "statusDescription": f"{response.status.value} {response.status.phrase}",
+        name: headers,
+        "isBase64Encoded": False,
+        "body": response.content.decode(),
+    }
 
 
 async def _responded(responder: Responder, event: Mapping[str, Any]) -> FunctionResponse:

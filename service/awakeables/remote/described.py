@@ -29,23 +29,29 @@ class FunctionMisfit(OperatorError):
     """A function is not what its remote service declares, or can't be asked what it is."""
 
 
-def learn(service: RemoteService, content: bytes) -> Description:
+def learn(service: RemoteService, content: bytes, *, keeps: bool = False) -> Description:
     """Give a service the handlers that its function describes.
 
     Args:
-        service: Has them from now on, and no others.
+        service: Has them from now on.
         content: A `Description`, as JSON.
+        keeps: It also keeps those that are not described any more: open invocations may be theirs, and the
+            next deployment may have them again.
 
     Raises:
         FunctionMisfit: It is none, or what the function has can't be served.
     """
     try:
         description = decode_description(content)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FunctionMisfit(f"what answers at {service.url} is not a function: {error}") from error
     try:
-        service.learn(list(_handlers(service, description)))
-    except DeclarationError as error:
+        handlers = list(_handlers(service, description))
+        if keeps:
+            known = {(handler.name, handler.version) for handler in handlers}
+            handlers += [each for each in service.all_handlers() if (each.name, each.version) not in known]
+        service.learn(handlers)
+    except (DeclarationError, ValueError, RecursionError) as error:
         raise FunctionMisfit(f"the function at {service.url} can't be served: {error}") from error
     return description
 

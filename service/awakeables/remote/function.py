@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from awakeables.handlers.service import App, Handler
 from awakeables.handlers.stateless import answer
 from awakeables.ports import Clock, Entropy
 from awakeables.remote.messages import (
-    MAX_BYTES,
     PROTOCOL,
     DescribedHandler,
     DescribedValue,
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 log = structlog.stdlib.get_logger(__name__)
-
-THREADS = 16
-"""How many blocking actions run at the same time."""
 
 CLOSE_S = 1.0
 """How long actions that were cancelled may take to end; what goes on after that is left alone."""
@@ -63,10 +59,10 @@ class Function:
         *,
         clock: Clock,
         entropy: Entropy,
-        limit: timedelta = timedelta(seconds=50),
-        max_bytes: int = MAX_BYTES,
-        build: str = "",
-        executor: Executor | None = None,
+        limit: timedelta,
+        max_bytes: int,
+        build: str,
+        executor: Executor,
     ) -> None:
         """Prepare to answer; nothing is started.
 
@@ -78,10 +74,10 @@ class Function:
                 doing would take as long again: that is work for an awakeable.
             max_bytes: The most that a request, or an answer, may have.
             build: The version of the code, for people.
-            executor: Runs blocking actions; threads by default.
+            executor: Runs blocking actions.
 
         Raises:
-            DeclarationError: An argument has another form.
+            DeclarationError: An argument has another form, or a handler has a topic or a schedule.
         """
         if not isinstance(limit, timedelta) or limit <= timedelta():
             raise DeclarationError(f"limit= is a timedelta above 0, not {limit!r}")
@@ -90,7 +86,7 @@ class Function:
         self._clock = clock
         self._entropy = entropy
         self._limit_s = limit.total_seconds()
-        self._executor = executor or ThreadPoolExecutor(THREADS, thread_name_prefix="awakeables-run")
+        self._executor = executor
         self._warned: set[tuple[str, str]] = set()
         self._closing: set[asyncio.Future[None]] = set()
         handlers = (each for service in app.services.values() for each in service.all_handlers())
@@ -127,7 +123,7 @@ class Function:
                 raise RequestRefused(f"it is no request of protocol {PROTOCOL}: {error}") from error
             why = f"the journal has an entry that this deployment of the function does not know: {error}"
             return encode(Progress(ended=Broken(kind="UnknownEntry", message=why)))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise RequestRefused(f"it is not JSON: {error}") from error
         if request.protocol != PROTOCOL:
             raise RequestRefused(
@@ -135,10 +131,12 @@ class Function:
                 "the same release of awakeables as the service"
             )
         told = encode(await self._progress(request))
-        if len(told) > self.max_bytes:
-            why = f"the handler's answer has {len(told):,} bytes, and {self.max_bytes:,} are allowed"
-            told = encode(Progress(ended=Broken(kind="AnswerTooLarge", message=why)))
-        return told
+        return told if len(told) <= self.max_bytes else self.too_large(len(told))
+
+    def too_large(self, size: int) -> bytes:
+        """The answer instead of one of this size, which is more than is allowed."""
+        why = f"the handler's answer has {size:,} bytes, and {self.max_bytes:,} are allowed"
+        return encode(Progress(ended=Broken(kind="AnswerTooLarge", message=why)))
 
     async def _progress(self, request: FunctionRequest) -> Progress:
         attempts = self._attempts(request)
@@ -200,6 +198,11 @@ MAX_DOC_CHARACTERS = 10_000
 
 
 def _described(handler: Handler) -> DescribedHandler:
+    if handler.subscription is not None or handler.schedules:
+        raise DeclarationError(
+            f"handler {handler.service}/{handler.name}: a function has no topic= and no schedule=; give them "
+            "to a handler of the service, which calls this one"
+        )
     return DescribedHandler(
         service=handler.service,
         name=handler.name,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
-from awakeables.core.texts import message_of
+from awakeables.core.texts import described, message_of
 from awakeables.core.versions import target
+from awakeables.handlers.attempt import Progress
 from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.service import App
 from awakeables.remote.client import FunctionClient, FunctionFailed
 from awakeables.remote.described import FunctionMisfit, learn
+from awakeables.remote.messages import decode_progress
 from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
@@ -22,18 +25,37 @@ START_S = 60.0
 """How long a start waits for a function, which may have to start, too."""
 
 PROBE_S = 1.0
-"""How often a function that does not answer is asked whether it does."""
+MOST_PROBE_S = 30.0
+"""How often a function that is down is asked whether it answers; half as often each time that it describes
+itself and then fails again."""
 
 FAILURES = 5
 """So many requests in a row must fail before a function gets no more: a deployment drops one or two."""
 
 
+class FunctionDown(Exception):
+    """Nothing was sent, because requests before this one have failed."""
+
+
 @dataclass(slots=True)
 class _State:
+    """What is known of one function.
+
+    Attributes:
+        places: For requests that are under way.
+        failures: How many requests in a row have failed.
+        down: Why it gets no requests; None: it gets them.
+        pause_s: How long it is left alone between two probes.
+    """
+
     service: RemoteService
+    places: asyncio.Semaphore = field(init=False)
     failures: int = 0
     down: str | None = None
-    """Why it gets no requests; None: it gets them."""
+    pause_s: float = PROBE_S
+
+    def __post_init__(self) -> None:
+        self.places = asyncio.Semaphore(self.service.max_concurrent)
 
 
 class Functions:
@@ -56,9 +78,15 @@ class Functions:
         """Ask all functions what they have, and again while one does not answer.
 
         Raises:
-            FunctionMisfit: One does not answer in time, or what it has can't be served.
+            FunctionMisfit: One does not answer in time, refuses our requests, or has what can't be served.
+            MissingDependency: What sends requests is not installed.
         """
-        await asyncio.gather(*(self._learn(state.service, patience_s) for state in self._states.values()))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for state in self._states.values():
+                    tasks.create_task(self._learn(state.service, patience_s))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -73,23 +101,26 @@ class Functions:
             for handler in state.service.all_handlers()
         ]
 
-    async def advance(self, service: RemoteService, body: bytes) -> bytes:
+    async def advance(self, service: RemoteService, body: bytes) -> Progress:
         """Invoke the function of a service.
 
         Raises:
-            FunctionFailed: It is down, did not answer as it must, or the request is too large for it.
+            FunctionDown: It is down; nothing was sent.
+            FunctionFailed: It did not answer as it must, or the request is too large for it.
         """
         state = self._states[service.name]
-        if state.down is not None:
-            raise FunctionFailed("FunctionDown", state.down)
-        try:
-            content = await self._client.advance(service, body)
-        except FunctionFailed as failure:
-            if not failure.lasting:
-                self._failed(state, failure)
-            raise
-        state.failures = 0
-        return content
+        async with state.places:
+            if state.down is not None:
+                raise FunctionDown
+            try:
+                content = await self._client.advance(service, body)
+                progress = _progress(service, content)
+            except FunctionFailed as failure:
+                if not failure.lasting:
+                    self._failed(state, failure)
+                raise
+        state.failures, state.pause_s = 0, PROBE_S
+        return progress
 
     async def run(self, problems: MutableMapping[str, str]) -> None:
         """Ask functions that are down whether they answer, until cancelled.
@@ -97,14 +128,20 @@ class Functions:
         Args:
             problems: The board on which they are shown.
         """
-        while True:
+        async with asyncio.TaskGroup() as tasks:
             for state in self._states.values():
-                if state.down is not None:
-                    problems[f"function {state.service.name}"] = state.down
-                    await self._probe(state)
-                if state.down is None:
-                    problems.pop(f"function {state.service.name}", None)
-            await asyncio.sleep(PROBE_S)
+                tasks.create_task(self._watch(state, problems))
+
+    async def _watch(self, state: _State, problems: MutableMapping[str, str]) -> None:
+        name = f"function {state.service.name}"
+        while True:
+            if state.down is None:
+                problems.pop(name, None)
+                await asyncio.sleep(PROBE_S)
+                continue
+            problems[name] = state.down
+            await asyncio.sleep(state.pause_s)
+            await self._probe(state)
 
     def _failed(self, state: _State, failure: FunctionFailed) -> None:
         state.failures += 1
@@ -114,11 +151,16 @@ class Functions:
 
     async def _probe(self, state: _State) -> None:
         try:
-            learn(state.service, await self._client.describe(state.service))
+            learn(state.service, await self._client.describe(state.service), keeps=True)
         except (FunctionFailed, FunctionMisfit) as failure:
             state.down = message_of(failure)
             return
-        state.failures, state.down = 0, None
+        except Exception as error:  # whatever it is, the others are to be looked after
+            state.down = f"what {state.service.url} says of itself can't be read: {described(error)}"
+            return
+        # One more failure, and it is down again: then it described itself, and did not answer.
+        state.failures, state.down = FAILURES - 1, None
+        state.pause_s = min(2 * state.pause_s, MOST_PROBE_S)
         log.info(events.FUNCTION_BACK, service=state.service.name)
 
     async def _learn(self, service: RemoteService, patience_s: float) -> None:
@@ -129,7 +171,7 @@ class Functions:
                 content = await self._client.describe(service)
                 break
             except FunctionFailed as failure:
-                if clock() + PROBE_S > until:
+                if failure.kind == "FunctionUnauthorized" or clock() + PROBE_S > until:
                     raise FunctionMisfit(message_of(failure)) from failure
                 log.warning(events.FUNCTION_NOT_READ, service=service.name, reason=message_of(failure))
             await asyncio.sleep(PROBE_S)
@@ -141,3 +183,11 @@ class Functions:
             build=description.build,
             handlers=sorted(service.handlers),
         )
+
+
+def _progress(service: RemoteService, content: bytes) -> Progress:
+    try:
+        return decode_progress(content)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        why = f"what answers at {service.url} is not a function of this release: {message_of(error)}"
+        raise FunctionFailed("FunctionMisunderstood", why) from error

@@ -38,7 +38,7 @@ class Responder:
         limit: timedelta,
         max_bytes: int,
         build: str,
-        executor: Executor | None = None,
+        executor: Executor,
     ) -> None:
         """Prepare to answer; the arguments are those of `asgi` and of `Function`."""
         if unsigned == (keys is not None):
@@ -91,6 +91,10 @@ class Responder:
             return _response(HTTPStatus.OK, await self._function.advance(body))
         except RequestRefused as refusal:
             return problem(HTTPStatus.BAD_REQUEST, str(refusal))
+
+    def answer_too_large(self, size: int) -> FunctionResponse:
+        """The answer instead of one that the platform would not take: the invocation is parked."""
+        return _response(HTTPStatus.OK, self._function.too_large(size))
 
     def too_large(self) -> FunctionResponse:
         """The answer to a request whose body is too large."""

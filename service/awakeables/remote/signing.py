@@ -132,6 +132,7 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise MissingDependency(
-            "signed requests need the extra `function`: pip install 'awakeables[function]'"
+            "signed requests need the extra `function`, or `remote` for the service: "
+            "pip install 'awakeables[function]'"
         ) from None
     return serialization, ed25519

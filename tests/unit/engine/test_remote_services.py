@@ -23,13 +23,10 @@ from awakeables import (
 )
 from awakeables.core.sources import source_of
 from awakeables.remote.attempts import RemoteAttempts
-from awakeables.remote.client import FunctionClient
 from awakeables.remote.described import FunctionMisfit
 from awakeables.remote.functions import FAILURES, Functions
-from awakeables.remote.signing import Signer
 from awakeables.testing.bench import Bench, Process, quick, until
-from awakeables.world import SystemClock
-from support.functions import IN_PROCESS, PRIVATE, function_of
+from support.functions import IN_PROCESS, client_of, function_of
 from unit.engine.harness import value
 
 
@@ -47,12 +44,15 @@ class Place:
         self.fails_after: int | None = None
         self.loses_answers = False
         self.status = 200
+        self.describes = False
+        self.nonsense: bytes | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.requests += scope["method"] == "POST"
-        if self.status != 200:
+        is_described = self.describes and scope["method"] == "GET"
+        if (self.status != 200 and not is_described) or (self.nonsense and scope["method"] == "POST"):
             await send({"type": "http.response.start", "status": self.status, "headers": []})
-            await send({"type": "http.response.body", "body": b'{"detail": "broken"}'})
+            await send({"type": "http.response.body", "body": self.nonsense or b'{"detail": "broken"}'})
             return
         sent: list[Any] = []
 
@@ -85,8 +85,7 @@ class Elsewhere:
     @asynccontextmanager
     async def running(self, **settings: Any) -> AsyncIterator[Process]:
         app = App("shop", services=[self.orders, *self.local])
-        transport = httpx.ASGITransport(self.place, raise_app_exceptions=True)
-        self.functions = Functions(app, FunctionClient(SystemClock(), Signer(PRIVATE), transport))
+        self.functions = Functions(app, client_of(self.place))
         await self.functions.learn_all()
         probing = asyncio.ensure_future(self.functions.run(self.problems))
         try:
@@ -370,3 +369,96 @@ async def test_a_limit_exceeded_pauses_by_name() -> None:
     assert row.failure is not None
     assert row.failure.kind == "FunctionLimitExceeded"
     assert "use an awakeable" in row.failure.message
+
+
+async def test_a_function_that_only_describes_itself_is_asked_less_and_less_often() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        elsewhere.place.status = 500
+        elsewhere.place.describes = True
+        begun = [await bench.begin(process, "pack", b'"book"') for _ in range(20)]
+        await asyncio.sleep(600)
+        assert elsewhere.problems
+        # Without that it would be asked 600 times, and each of them would have 20 attempts by now.
+        assert elsewhere.place.requests < 60
+        assert max(bench.row(each).attempts for each in begun) < 10
+        elsewhere.place.status = 200
+        for invocation in begun:
+            await bench.status(invocation, "suspended")
+
+
+async def test_what_describes_itself_and_answers_nonsense_is_down_as_well() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    async with elsewhere.running() as process:
+        elsewhere.place.nonsense = b"<html>"
+        for _ in range(FAILURES):
+            await elsewhere.bench.begin(process, "pack", b'"book"')
+        await until(lambda: elsewhere.problems, "it is on the board")
+        assert "is not a function of this release" in elsewhere.problems["function orders"]
+
+
+async def test_bytes_that_are_no_text_are_a_failed_attempt() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        elsewhere.place.nonsense = b'{"blocked_on": [{"on": "run", "index": 1, "name": "\xe9"}]}'
+        invocation = await bench.begin(process, "pack", b'"book"')
+        await until(lambda: bench.row(invocation).failure, "it has failed")
+        assert "FunctionMisunderstood" in str(bench.row(invocation).failure)
+        elsewhere.place.nonsense = None
+        await bench.status(invocation, "suspended")
+
+
+async def test_an_older_deployment_after_an_outage_loses_no_invocation() -> None:
+    async def other(ctx: Context) -> None: ...
+
+    elsewhere = Elsewhere(orders_with(pack=pack, other=other))
+    bench, newer = elsewhere.bench, elsewhere.place.app
+    async with elsewhere.running() as process:
+        invocation = await bench.begin(process, "pack", b'"book"')
+        await bench.status(invocation, "suspended")
+        elsewhere.place.status = 500
+        for _ in range(FAILURES):
+            await bench.begin(process, "other")
+        await until(lambda: elsewhere.problems, "it is down")
+        elsewhere.place.app = App("functions", services=[orders_with(other=other)])
+        elsewhere.place.status = 200
+        await until(lambda: not elsewhere.problems, "it answers")
+        await bench.settle(process, (await bench.awakeable(invocation)).id, {"weight": 3})
+        await until(lambda: bench.row(invocation).failure, "it was tried")
+        assert "NotFound" in str(bench.row(invocation).failure)
+        elsewhere.place.app = newer
+        assert value(await bench.status(invocation, "completed")) == 3
+
+
+async def test_what_queues_for_a_place_is_not_sent_to_a_function_that_is_down() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack), max_concurrent=1)
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        elsewhere.place.status = 500
+        begun = [await bench.begin(process, "pack", b'"book"') for _ in range(40)]
+        await until(lambda: elsewhere.problems, "it is down")
+        assert elsewhere.place.requests == FAILURES
+        assert sum(bench.row(each).attempts for each in begun) == FAILURES
+
+
+async def test_no_more_requests_than_allowed_are_under_way() -> None:
+    under_way = most = 0
+
+    async def handler(ctx: Context) -> None:
+        await ctx.run("work", work)
+
+    async def work() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(1)
+        under_way -= 1
+
+    elsewhere = Elsewhere(orders_with(handler=handler), max_concurrent=3)
+    async with elsewhere.running() as process:
+        begun = [await elsewhere.bench.begin(process, "handler") for _ in range(20)]
+        for invocation in begun:
+            await elsewhere.bench.status(invocation, "completed")
+    assert most == 3

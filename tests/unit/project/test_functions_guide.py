@@ -8,15 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
 import pytest
 
-from awakeables.remote.client import FunctionClient
 from awakeables.remote.functions import FAILURES, Functions
-from awakeables.remote.signing import Signer
 from awakeables.testing import Answer, run
-from awakeables.world import SystemClock
-from support.functions import PRIVATE, PUBLIC
+from support.functions import PUBLIC, client_of
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/functions.md").read_text()
@@ -33,8 +29,7 @@ def guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 async def test_the_service_reads_what_the_function_has(guide: Any) -> None:
-    client = FunctionClient(SystemClock(), Signer(PRIVATE), httpx.ASGITransport(guide.function))
-    functions = Functions(guide.app, client)
+    functions = Functions(guide.app, client_of(guide.function))
     await functions.learn_all()
     await functions.close()
     assert guide.app.handler("orders", "fulfil").function is guide.remote_fulfil

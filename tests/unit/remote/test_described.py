@@ -121,7 +121,38 @@ def test_what_it_learns_replaces_what_it_knew() -> None:
     assert service.handlers.keys() == {"raw"}
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"handlers": []}'])
+def test_a_look_later_keeps_what_open_invocations_may_need() -> None:
+    service = remote()
+    learn(service, DESCRIPTION)
+    other = json.loads(DESCRIPTION)
+    other["handlers"] = [each for each in other["handlers"] if each["name"] == "raw"]
+    learn(service, json.dumps(other).encode(), keeps=True)
+    assert service.handlers.keys() == {"fulfil", "count", "nothing", "raw"}
+
+
+def test_what_can_not_be_served_leaves_what_was_there() -> None:
+    service = remote()
+    learn(service, DESCRIPTION)
+    twice = json.loads(DESCRIPTION)
+    twice["handlers"] = [each for each in twice["handlers"] if each["name"] == "raw"] * 2
+    assert "two handlers called 'raw'" in refused(service, json.dumps(twice).encode())
+    assert service.handlers.keys() == {"fulfil", "count", "nothing", "raw"}
+
+
+def test_a_reference_follows_to_another_version() -> None:
+    service = remote()
+    referred = service.named("fulfil", Order, list[Order])
+    app = App("shop", services=[service])
+    learn(service, DESCRIPTION)
+    assert app.find(referred).version == 1
+    learn(service, changed(version=2), keeps=True)
+    assert app.find(referred).version == 2
+
+
+DEEP = b'{"handlers": [{"service": "orders", "name": "h", "input": {"schema": ' + b'{"items": ' * 100_000
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"handlers": []}', b'{"app": "\xe9"}', DEEP])
 def test_something_else_at_that_address_is_named(content: bytes) -> None:
     assert "what answers at http://function.test is not a function" in refused(remote(), content)
 
@@ -204,6 +235,10 @@ def test_a_handler_is_referred_to_once() -> None:
         ({"url": "http://[x/"}, "url="),
         ({"url": "http://function.test#x"}, "url="),
         ({"url": None}, "url="),
+        ({"url": "http://host:abc/"}, "url="),
+        ({"url": "http://host:99999/"}, "url="),
+        ({"url": "http://host/\n"}, "url="),
+        ({"url": "http://ho st/"}, "url="),
         ({"timeout": timedelta()}, "timeout="),
         ({"timeout": 3}, "timeout="),
         ({"max_concurrent": 0}, "max_concurrent="),

@@ -14,7 +14,7 @@ import pytest
 from msgspec import UNSET
 from pydantic import BaseModel, Field
 
-from awakeables import App, Context, Service
+from awakeables import App, Context, Schedule, Service
 from awakeables.core.journal import Input, RunRequested
 from awakeables.core.outcomes import Resolution
 from awakeables.errors import DeclarationError
@@ -167,6 +167,7 @@ async def test_an_answer_that_is_too_large_parks_the_invocation() -> None:
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
+        (b'{"app": "\xe9"}', "utf-8"),
         (b"[]", "no request of protocol 1"),
         (b"{}", "`advance`"),
         (request("fulfil", protocol=2), "protocol 2, and this function speaks 1"),
@@ -207,6 +208,18 @@ async def test_unsigned_answers_everybody() -> None:
 def test_it_must_be_said_who_may_invoke_it(serve: Any, options: Any) -> None:
     with pytest.raises(DeclarationError, match="who may invoke"):
         serve(SHOP, **options)
+
+
+@pytest.mark.parametrize("serve", [asgi, lambda_handler])
+@pytest.mark.parametrize("option", [{"topic": "orders"}, {"schedule": Schedule("* * * * *")}])
+def test_topics_and_schedules_are_for_the_service(serve: Any, option: Any) -> None:
+    service = Service("orders")
+    service.handler("h", **option)(any_input)
+    with pytest.raises(DeclarationError, match="orders/h: a function has no topic= and no schedule="):
+        serve(App("shop", services=[service]), unsigned=True)
+
+
+async def any_input(ctx: Context, given: Any = None) -> None: ...
 
 
 @pytest.mark.parametrize("limit", [timedelta(), 5])
@@ -314,6 +327,17 @@ class TestLambda:
         answer = self.handle(event, None)
         assert answer["statusCode"] == 400
         assert told in answer["body"]
+
+    def test_an_answer_counts_as_it_is_sent(self) -> None:
+        """Quotes are escaped in the event: what fits as a body may not fit there."""
+        text = '"' * 400
+        body = request("fulfil", {"item": text, "count": 1}).decode()
+        event = self.events()["function URL, HTTP API"] | {"body": body}
+        event["headers"] = {HEADER: self.signature("POST", body)}
+        handle = lambda_handler(SHOP, keys=[PUBLIC], max_bytes=len(body) + 200)
+        ended = decode_progress(handle(event, None)["body"]).ended
+        assert isinstance(ended, Broken)
+        assert ended.kind == "AnswerTooLarge"
 
     def test_one_process_answers_one_after_the_other(self) -> None:
         for _ in range(3):
