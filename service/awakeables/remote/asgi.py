@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from awakeables.handlers.service import App
 from awakeables.remote.messages import MAX_BYTES
-from awakeables.remote.responder import FunctionResponse, Responder, problem
+from awakeables.remote.responder import FunctionResponse, Responder, check_servable, problem
 from awakeables.remote.signing import HEADER
 from awakeables.world import SystemClock, SystemEntropy
 
@@ -56,9 +56,11 @@ def asgi(
             `limit`: let it be no less than the services have requests under way (`max_concurrent`).
 
     Raises:
-        DeclarationError: Neither `keys` nor `unsigned` is given, or both, or an argument has another form.
+        DeclarationError: Neither `keys` nor `unsigned` is given, or both; a handler has a topic or a
+            schedule; or an argument has another form.
         MissingDependency: There are keys, and the extra `function` is not installed.
     """
+    check_servable(app)
     return FunctionApp(
         Responder(
             app,

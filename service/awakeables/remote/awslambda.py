@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from awakeables.handlers.service import App
 from awakeables.remote.asgi import LIMIT, THREADS
-from awakeables.remote.responder import FunctionResponse, Responder, problem
+from awakeables.remote.responder import FunctionResponse, Responder, check_servable, problem
 from awakeables.remote.signing import HEADER
 from awakeables.world import SystemClock, SystemEntropy
 
@@ -57,6 +57,7 @@ def lambda_handler(
         DeclarationError: As of `asgi`.
         MissingDependency: As of `asgi`.
     """
+    check_servable(app)
     responder = Responder(
         app,
         keys=keys,

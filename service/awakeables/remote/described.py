@@ -24,6 +24,9 @@ from awakeables.remote.messages import (
     decode_description,
 )
 
+MARGIN_MS = 2_000
+"""For what a function does when its limit is over, and for the way back."""
+
 
 class FunctionMisfit(OperatorError):
     """A function is not what its remote service declares, or can't be asked what it is."""
@@ -63,10 +66,10 @@ def _handlers(service: RemoteService, description: Description) -> Iterator[Hand
             f"{where} speaks protocol {description.protocol}, this service {PROTOCOL}: deploy both with the "
             "same release of awakeables"
         )
-    if description.limit_ms >= service.timeout.total_seconds() * 1000:
+    if description.limit_ms + MARGIN_MS > service.timeout.total_seconds() * 1000:
         raise FunctionMisfit(
             f"{where} may work {description.limit_ms / 1000:g} s on a request, but the timeout= of "
-            f"{service.name} is {service.timeout.total_seconds():g} s: it must be longer"
+            f"{service.name} is {service.timeout.total_seconds():g} s: it must be {MARGIN_MS // 1000} s more"
         )
     own = [handler for handler in description.handlers if handler.service == service.name]
     if not own:

@@ -77,7 +77,7 @@ class Function:
             executor: Runs blocking actions.
 
         Raises:
-            DeclarationError: An argument has another form, or a handler has a topic or a schedule.
+            DeclarationError: An argument has another form.
         """
         if not isinstance(limit, timedelta) or limit <= timedelta():
             raise DeclarationError(f"limit= is a timedelta above 0, not {limit!r}")
@@ -198,11 +198,6 @@ MAX_DOC_CHARACTERS = 10_000
 
 
 def _described(handler: Handler) -> DescribedHandler:
-    if handler.subscription is not None or handler.schedules:
-        raise DeclarationError(
-            f"handler {handler.service}/{handler.name}: a function has no topic= and no schedule=; give them "
-            "to a handler of the service, which calls this one"
-        )
     return DescribedHandler(
         service=handler.service,
         name=handler.name,

@@ -102,6 +102,20 @@ class Responder:
         return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
 
 
+def check_servable(app: App) -> None:
+    """Return if nothing of an app would be lost where only its handlers are served.
+
+    Raises:
+        DeclarationError: A handler has a topic or a schedule.
+    """
+    for handler in (each for service in app.services.values() for each in service.all_handlers()):
+        if handler.subscription is not None or handler.schedules:
+            raise DeclarationError(
+                f"handler {handler.service}/{handler.name}: a function has no topic= and no schedule=; give "
+                "them to a handler of the service, which calls this one"
+            )
+
+
 def problem(status: HTTPStatus, detail: str) -> FunctionResponse:
     """A problem document (RFC 9457)."""
     content = json.dumps({"title": status.phrase, "status": status.value, "detail": detail}).encode()
