@@ -1,4 +1,4 @@
-"""Builds Kafka's security configuration from the settings, and refuses contradictory ones.
+"""Builds Kafka's security configuration and our signer from the settings, and refuses contradictory ones.
 
 Files are read once, at the start. Errors name the variables and never their values.
 """
@@ -11,7 +11,9 @@ from typing import NoReturn
 
 from pydantic import SecretStr
 
+from awakeables.errors import DeclarationError
 from awakeables.kafka.connection import Security
+from awakeables.remote.signing import Signer
 from awakeables.settings import PREFIX, Settings, SettingsRefused
 
 PROTOCOL = "kafka_security_protocol"
@@ -42,6 +44,23 @@ def security_of(settings: Settings) -> Security:
         username=settings.kafka_sasl_username,
         password=_secret(settings.kafka_sasl_password),
     )
+
+
+def signer_of(settings: Settings) -> Signer | None:
+    """What signs the requests to functions; None: there is no key.
+
+    Raises:
+        SettingsRefused: The file is missing or has the wrong content.
+        MissingDependency: What signs is not installed.
+    """
+    path = settings.function_key
+    if path is None:
+        return None
+    _require_file("function_key", path)
+    try:
+        return Signer(path.read_bytes())
+    except DeclarationError as error:
+        _refuse("function_key", f"{path}: {error}")
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:

@@ -22,7 +22,7 @@ from prometheus_client import ProcessCollector
 from awakeables import __version__
 from awakeables.api import Api
 from awakeables.core.ids import Ids
-from awakeables.credentials import security_of
+from awakeables.credentials import security_of, signer_of
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.member import MemberSettings
@@ -31,7 +31,7 @@ from awakeables.engine.readtopic import FoldingSettings, ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import DeclarationError, MissingDependency, OperatorError
+from awakeables.errors import MissingDependency, OperatorError
 from awakeables.forks import close_in_children
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
@@ -47,7 +47,6 @@ from awakeables.ports import Audit, Clock, Store
 from awakeables.remote.attempts import RemoteAttempts
 from awakeables.remote.client import FunctionClient
 from awakeables.remote.functions import Functions
-from awakeables.remote.signing import Signer
 from awakeables.remote.transport import AiohttpTransport
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
@@ -121,7 +120,7 @@ async def serve(
         store = _store(app, settings, clock)
         await store.open()
         stack.push_async_callback(store.close)
-        functions = Functions(app, FunctionClient(system, AiohttpTransport(), _signer(settings)))
+        functions = Functions(app, FunctionClient(system, AiohttpTransport(), signer_of(settings)))
         stack.push_async_callback(functions.close)
         if not await _learned(functions, stop):
             return
@@ -191,18 +190,6 @@ async def _learned(functions: Functions, stop: asyncio.Event) -> bool:
         learning.cancel()
         stopping.cancel()
         await asyncio.wait({learning, stopping})
-
-
-def _signer(settings: Settings) -> Signer | None:
-    """What signs the requests to functions; None: there is no key."""
-    path = settings.function_key
-    if path is None:
-        return None
-    try:
-        return Signer(path.read_bytes())
-    except (OSError, DeclarationError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SettingsRefused(f"AWAKEABLES_FUNCTION_KEY: {path}: {why}") from error
 
 
 def _published_to(app: App, settings: Settings) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""The real clock and entropy. Only `runtime.py` and `remote/asgi.py` use them: all other code takes them as
-arguments.
+"""The real clock and entropy. Only `runtime.py` and `remote/responder.py` use them: all other code takes them
+as arguments.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ pytestmark = [pytest.mark.timeout(900)]
 class Pair:
     """The two processes, and a client of the service."""
 
-    def __init__(self, folder: Path, function: Victim, service: Victim, http: httpx.AsyncClient) -> None:
-        self.folder = folder
+    def __init__(self, function: Victim, service: Victim, http: httpx.AsyncClient) -> None:
         self.function = function
         self.service = service
         self.http = http
@@ -101,7 +100,7 @@ async def pair(
                 "AWAKEABLES_LINGER": "PT0.2S",
             },
         )
-        both = Pair(folder, server, serving, http)
+        both = Pair(server, serving, http)
         try:
             # In this order, so that the start waits for the function.
             await serving.start()

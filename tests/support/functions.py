@@ -19,16 +19,17 @@ from awakeables.core.journal import Entry
 from awakeables.handlers.attempt import Attempt, Origin, Ready
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import RunFailed
+from awakeables.handlers.remoteservice import MAX_BYTES
 from awakeables.handlers.service import HandlerGroup, Service
 from awakeables.ports import Clock
-from awakeables.remote.asgi import LIMIT, AsgiApp, FunctionApp
+from awakeables.remote.asgi import AsgiApp, FunctionApp
 from awakeables.remote.attempts import RemoteAttempts
 from awakeables.remote.client import FunctionClient
 from awakeables.remote.described import learn
+from awakeables.remote.function import Function
 from awakeables.remote.functions import Functions
-from awakeables.remote.messages import MAX_BYTES
-from awakeables.remote.responder import Responder
-from awakeables.remote.signing import Signer
+from awakeables.remote.responder import LIMIT, Responder
+from awakeables.remote.signing import Signer, Verifier
 from awakeables.remote.transport import AiohttpTransport, TransportFailed
 from awakeables.testing.loop import SeededEntropy
 from awakeables.world import SystemClock, SystemEntropy
@@ -56,19 +57,17 @@ def function_of(app: App, **options: Any) -> FunctionApp:
     return FunctionApp(responder_of(app, **options))
 
 
-def responder_of(app: App, **options: Any) -> Responder:
+def responder_of(app: App, *, clock: Clock | None = None, **options: Any) -> Responder:
     """What answers for such a function."""
     given: dict[str, Any] = {
-        "keys": [PUBLIC],
-        "unsigned": False,
-        "clock": SystemClock(),
         "entropy": SystemEntropy(),
         "limit": LIMIT,
         "max_bytes": MAX_BYTES,
         "build": "",
         "executor": ThreadPoolExecutor(4),
     }
-    return Responder(app, **given | options)
+    machines = clock or SystemClock()
+    return Responder(Function(app, clock=machines, **given | options), Verifier([PUBLIC]), machines)
 
 
 def remote(app: App, *, url: str = IN_PROCESS, **options: Any) -> App:
@@ -140,8 +139,8 @@ def over_http(made: list[Functions], served: ServedFunctions | None = None) -> C
     """What makes the attempts of an app whose services run elsewhere.
 
     Args:
-    made: Gets what is to be closed.
-    served: The server behind whose socket they run; None: they run in this process.
+        made: Gets what is to be closed.
+        served: The server behind whose socket they run; None: they run in this process.
     """
 
     def make(app: App, world: World, executor: Executor, run_failed: RunFailed = print) -> RemoteAttempts:
@@ -152,7 +151,7 @@ def over_http(made: list[Functions], served: ServedFunctions | None = None) -> C
         elsewhere = remote(app) if served is None else remote(app, url=served.url)
         for service in elsewhere.services.values():
             if isinstance(service, RemoteService):
-                learn(service, responder.description)
+                learn(service, responder.function.description)
         client = client_of(function if served is None else None, world.clock)
         functions = Functions(elsewhere, client)
         made.append(functions)

@@ -29,7 +29,7 @@ def check(app: App) -> CheckedCode:
     without_source = []
     codes: _Codes = {}
     checked: list[tuple[Handler, list[ActionCode | HandlerCode]]] = []
-    for handler in (each for service in app.services.values() for each in service.all_handlers()):
+    for handler in app.all_handlers():
         function = _written(handler.function)
         if function is None or source_of(function) is None:
             without_source.append(f"{handler.service}/{handler.name}")

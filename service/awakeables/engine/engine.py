@@ -25,7 +25,6 @@ from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.horizon import Horizon
-from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.member import Member, MemberSettings, until_available
 from awakeables.engine.others import HintSender, OtherInstances
 from awakeables.engine.outbox import Relay, RelaySettings
@@ -42,7 +41,7 @@ from awakeables.engine.waiters import Waiters
 from awakeables.errors import OperatorError, StoreUnavailable
 from awakeables.handlers.attempt import Attempts
 from awakeables.handlers.execution import World
-from awakeables.handlers.local import LocalAttempts, RunFailed
+from awakeables.handlers.local import LocalAttempts, RunFailed, log_failed_run
 from awakeables.handlers.service import App
 from awakeables.ports import Clock, Entropy, Publisher, Store, TopicOffsets
 from awakeables.telemetry import events

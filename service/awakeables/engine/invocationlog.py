@@ -11,7 +11,6 @@ from awakeables.core.invocations import End
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection
 from awakeables.core.records import Record
 from awakeables.core.texts import shortened
-from awakeables.handlers.attempt import Origin
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import end_of
 
@@ -75,19 +74,6 @@ class InvocationLog(Record):
             **stack,
         )
 
-    def run_failed(self, name: str, error: BaseException, *, failures: int, retry_in_ms: int | None) -> None:
-        """Log a failed try of an action, which is retried by itself or given up."""
-        log.warning(
-            events.RUN_FAILED,
-            invocation_id=self.invocation_id,
-            service=self.service,
-            handler=self.handler,
-            run=name,
-            failures=failures,
-            retry_in_ms=retry_in_ms,
-            exc_info=error,
-        )
-
     def send_conflict(self, call: NewCall) -> None:
         """Log that the invocation has sent something whose idempotency key was used with another input."""
         log.warning(
@@ -111,12 +97,3 @@ class InvocationLog(Record):
             reason=reason,
             todo=f"`awakeables show {self.invocation_id}`, then `awakeables resume` or `kill`",
         )
-
-
-def log_failed_run(
-    origin: Origin, name: str, error: BaseException, failures: int, retry_in_ms: int | None
-) -> None:
-    """Log a failed try of an action, with its stack."""
-    InvocationLog(
-        invocation_id=origin.invocation_id, service=origin.service, handler=origin.handler
-    ).run_failed(name, error, failures=failures, retry_in_ms=retry_in_ms)

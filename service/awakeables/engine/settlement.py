@@ -50,6 +50,24 @@ Learn: TypeAlias = Callable[[str, Expectation], Awaitable[Codec[Any] | None]]
 """Finds the codec of an awakeable whose type this process does not know by its name."""
 
 
+def validator_of(schema: bytes, *, formats: bool) -> jsonschema_rs.Draft202012Validator:
+    """Compile a JSON Schema; `formats`: those that it names are asserted.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return jsonschema_rs.Draft202012Validator(decode_json(schema), validate_formats=formats, mask="it")
+
+
+def misfit(validator: jsonschema_rs.Draft202012Validator, value: object) -> str | None:
+    """Why a value does not fit a schema, and where; None: it does."""
+    error = next(validator.iter_errors(value), None)
+    if error is None:
+        return None
+    where = ".".join(str(part) for part in error.instance_path) or "value"
+    return f"{where}: {shortened(error.message)}"
+
+
 class PayloadValidator:
     """Validates completions against what their awakeables expect.
 
@@ -174,11 +192,7 @@ class PayloadValidator:
             value = decode_json(text)
         except ValueError as error:
             return str(error)
-        misfit = next(self._validator(expected).iter_errors(value), None)
-        if misfit is None:
-            return None
-        where = ".".join(str(part) for part in misfit.instance_path) or "value"
-        return f"{where}: {shortened(misfit.message)}"
+        return misfit(self._validator(expected), value)
 
     def _validator(self, expected: Expectation) -> jsonschema_rs.Draft202012Validator:
         """Return the compiled schema. Its formats are asserted only for rows without a type's name.
@@ -191,8 +205,7 @@ class PayloadValidator:
         key = (expected.schema_hash, asserted)
         validator = self._validators.get(key)
         if validator is None:
-            schema = decode_json(expected.schema or b"true")
-            validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=asserted, mask="it")
+            validator = validator_of(expected.schema or b"true", formats=asserted)
             if len(self._validators) >= MOST_VALIDATORS:
                 del self._validators[next(iter(self._validators))]
             self._validators[key] = validator

@@ -69,6 +69,23 @@ RunFailed: TypeAlias = Callable[[Origin, str, BaseException, int, int | None], N
 """Called with each failed attempt of an action: the invocation's attempt, the run's name, the error, the
 number of failures, and the milliseconds to the next attempt (None: there is none)."""
 
+
+def log_failed_run(
+    origin: Origin, name: str, error: BaseException, failures: int, retry_in_ms: int | None
+) -> None:
+    """Log a failed try of an action, with its stack: a `RunFailed`."""
+    log.warning(
+        events.RUN_FAILED,
+        invocation_id=origin.invocation_id,
+        service=origin.service,
+        handler=origin.handler,
+        run=name,
+        failures=failures,
+        retry_in_ms=retry_in_ms,
+        exc_info=error,
+    )
+
+
 ActionOf: TypeAlias = Callable[[RunCall], Callable[..., Any]]
 """Chooses what a call of `ctx.run` executes."""
 

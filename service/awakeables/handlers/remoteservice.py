@@ -15,6 +15,9 @@ from awakeables.handlers.service import Handler, HandlerGroup
 T = TypeVar("T")
 R = TypeVar("R")
 
+MAX_BYTES = 32 * 1024 * 1024
+"""The most that a request to a function or its answer may have, unless less is said."""
+
 
 class RemoteService(HandlerGroup):
     """A service whose handlers run elsewhere: a function that is reached by URL.
@@ -40,7 +43,7 @@ class RemoteService(HandlerGroup):
         url: str,
         timeout: timedelta = timedelta(minutes=1),
         max_concurrent: int = 100,
-        max_request_bytes: int = 32 * 1024 * 1024,
+        max_request_bytes: int = MAX_BYTES,
     ) -> None:
         """Declare the service.
 

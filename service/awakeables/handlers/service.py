@@ -681,6 +681,10 @@ class App:
         self.subscribed()
         self.scheduled()
 
+    def all_handlers(self) -> list[Handler]:
+        """All versions of the handlers of all services."""
+        return [handler for service in self.services.values() for handler in service.all_handlers()]
+
     def subscribed(self) -> dict[str, Handler]:
         """The handlers that are called with the records of a topic, by the names of their subscriptions.
 
@@ -690,7 +694,7 @@ class App:
         """
         found: dict[str, Handler] = {}
         own = (self.completions_topic, self.dead_letter_topic, self.verdicts_topic, self.revocations_topic)
-        for handler in (each for service in self.services.values() for each in service.all_handlers()):
+        for handler in self.all_handlers():
             subscription = handler.subscription
             if subscription is None or subscription.name is None:
                 continue
@@ -721,7 +725,7 @@ class App:
             DeclarationError: Two schedules have one name, or one is of a version that is not the highest.
         """
         found: dict[str, DeclaredSchedule] = {}
-        for handler in (each for service in self.services.values() for each in service.all_handlers()):
+        for handler in self.all_handlers():
             highest = self.handler(handler.service, handler.name)
             if handler.schedules and handler is not highest:
                 raise DeclarationError(
@@ -841,8 +845,7 @@ class App:
     @property
     def targets(self) -> list[str]:
         """All handlers, as `service/handler`, and `service/handler@2` for a version other than the first."""
-        handlers = [handler for service in self.services.values() for handler in service.all_handlers()]
-        return [target(each.service, each.name, each.version) for each in handlers]
+        return [target(each.service, each.name, each.version) for each in self.all_handlers()]
 
     def find(self, function: Callable[..., Any]) -> Handler:
         """Find what a call of this function begins: the highest version of the handler that it is.

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
+from awakeables.handlers.remoteservice import MAX_BYTES
 from awakeables.handlers.service import App
-from awakeables.remote.messages import MAX_BYTES
-from awakeables.remote.responder import FunctionResponse, Responder, check_servable, problem
+from awakeables.remote.responder import LIMIT, THREADS, FunctionResponse, Responder, problem, responder_of
 from awakeables.remote.signing import HEADER
-from awakeables.world import SystemClock, SystemEntropy
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
-
-LIMIT = timedelta(seconds=50)
-"""Less than the default `timeout` of a remote service."""
-
-THREADS = 128
-"""More than the default `max_concurrent` of a remote service."""
 
 _HEADER = HEADER.encode()
 
@@ -60,18 +52,9 @@ def asgi(
             schedule; or an argument has another form.
         MissingDependency: There are keys, and the extra `function` is not installed.
     """
-    check_servable(app)
     return FunctionApp(
-        Responder(
-            app,
-            keys=keys,
-            unsigned=unsigned,
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-            limit=limit,
-            max_bytes=max_bytes,
-            build=build,
-            executor=ThreadPoolExecutor(threads, thread_name_prefix="awakeables-run"),
+        responder_of(
+            app, keys=keys, unsigned=unsigned, limit=limit, max_bytes=max_bytes, build=build, threads=threads
         )
     )
 
@@ -113,7 +96,7 @@ class FunctionApp:
                 return problem(HTTPStatus.BAD_REQUEST, "the caller went away")
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self._responder.max_bytes:
+            if size > self._responder.function.max_bytes:
                 return self._responder.too_large()
             if not message.get("more_body", False):
                 break

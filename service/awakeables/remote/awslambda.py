@@ -12,16 +12,13 @@ import binascii
 import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from awakeables.handlers.service import App
-from awakeables.remote.asgi import LIMIT, THREADS
-from awakeables.remote.responder import FunctionResponse, Responder, check_servable, problem
+from awakeables.remote.responder import LIMIT, THREADS, FunctionResponse, Responder, problem, responder_of
 from awakeables.remote.signing import HEADER
-from awakeables.world import SystemClock, SystemEntropy
 
 LambdaHandler: TypeAlias = Callable[[Mapping[str, Any], Any], dict[str, Any]]
 
@@ -57,31 +54,22 @@ def lambda_handler(
         DeclarationError: As of `asgi`.
         MissingDependency: As of `asgi`.
     """
-    check_servable(app)
-    responder = Responder(
-        app,
-        keys=keys,
-        unsigned=unsigned,
-        clock=SystemClock(),
-        entropy=SystemEntropy(),
-        limit=limit,
-        max_bytes=max_bytes,
-        build=build,
-        executor=ThreadPoolExecutor(threads, thread_name_prefix="awakeables-run"),
+    responder = responder_of(
+        app, keys=keys, unsigned=unsigned, limit=limit, max_bytes=max_bytes, build=build, threads=threads
     )
     runner = asyncio.Runner()
 
     def handle(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         response = runner.run(_responded(responder, event))
-        told = _told(response, event)
-        size = len(json.dumps(told, ensure_ascii=False).encode())  # as the runtime writes it
-        return told if size <= max_bytes else _told(responder.answer_too_large(size), event)
+        answer = _answer(response, event)
+        size = len(json.dumps(answer, ensure_ascii=False).encode())  # as the runtime writes it
+        return answer if size <= max_bytes else _answer(responder.answer_too_large(size), event)
 
     weakref.finalize(handle, runner.close)
     return handle
 
 
-def _told(response: FunctionResponse, event: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(response: FunctionResponse, event: Mapping[str, Any]) -> dict[str, Any]:
     """The answer in the form of its event."""
     headers: dict[str, Any] = {"content-type": response.headers["content-type"]}
     name = "headers"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from awakeables.core.texts import excerpt, shortened
 from awakeables.errors import AwakeablesError
-from awakeables.handlers.remoteservice import RemoteService
+from awakeables.handlers.remoteservice import MAX_BYTES, RemoteService
 from awakeables.ports import Clock
-from awakeables.remote.messages import MAX_BYTES
 from awakeables.remote.signing import HEADER
 from awakeables.remote.transport import Transport, TransportFailed
 

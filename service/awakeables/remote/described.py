@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jsonschema_rs
 import msgspec
 from msgspec import Raw
 from pydantic_core import to_json
 
 from awakeables.core.jsontext import decode_json
-from awakeables.core.texts import shortened
+from awakeables.engine.settlement import misfit, validator_of
 from awakeables.errors import DeclarationError, OperatorError
 from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.serde import BYTES, NOTHING, Codec
@@ -135,7 +134,7 @@ def _loader(schema: bytes | None, handler: Handler) -> Callable[[bytes], Any]:
         return decode_json
     try:
         # Formats aren't asserted: pydantic accepts more than JSON Schema's allow.
-        validator = jsonschema_rs.Draft202012Validator(decode_json(schema), validate_formats=False, mask="it")
+        validator = validator_of(schema, formats=False)
     except ValueError as error:
         why = str(error).partition("\n")[0]
         where = f"handler {handler.service}/{handler.name}"
@@ -143,10 +142,9 @@ def _loader(schema: bytes | None, handler: Handler) -> Callable[[bytes], Any]:
 
     def load(content: bytes) -> Any:
         value = decode_json(content)
-        misfit = next(validator.iter_errors(value), None)
-        if misfit is not None:
-            where = ".".join(str(part) for part in misfit.instance_path) or "value"
-            raise ValueError(f"{where}: {shortened(misfit.message)}")
+        problem = misfit(validator, value)
+        if problem is not None:
+            raise ValueError(problem)
         return value
 
     return load

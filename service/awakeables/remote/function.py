@@ -1,4 +1,4 @@
-"""The function's side: an app's handlers, run for whoever sends their journal."""
+"""The function's side: an app's handlers, run for the services that send their journals."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import inspect
 from concurrent.futures import Executor
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 from msgspec import UNSET, Raw, UnsetType
 
 from awakeables.core.ids import Ids
 from awakeables.core.texts import message_of, shortened
 from awakeables.errors import AwakeablesError, DeclarationError, NotFound
-from awakeables.handlers.attempt import Broken, Crashed, Origin, Progress
+from awakeables.handlers.attempt import Broken, Crashed, Progress
 from awakeables.handlers.execution import World
-from awakeables.handlers.local import LocalAttempts
+from awakeables.handlers.local import LocalAttempts, log_failed_run
 from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App, Handler
 from awakeables.handlers.stateless import answer
@@ -31,13 +31,10 @@ from awakeables.remote.messages import (
     decode_request,
     encode,
 )
-from awakeables.telemetry import events
 from awakeables.world import FollowingClock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-
-log = structlog.stdlib.get_logger(__name__)
 
 CLOSE_S = 1.0
 """How long actions that were cancelled may take to end; what goes on after that is left alone."""
@@ -85,20 +82,23 @@ class Function:
         self._app = app
         self._clock = clock
         self._entropy = entropy
+        self._build = build
         self._limit_s = limit.total_seconds()
         self._executor = executor
         self._warned: set[tuple[str, str]] = set()
         self._closing: set[asyncio.Future[None]] = set()
-        handlers = (each for service in app.services.values() for each in service.all_handlers())
-        self.description = encode(
+
+    @cached_property
+    def description(self) -> bytes:
+        """A `Description`, as JSON."""
+        return encode(
             Description(
-                handlers=tuple(map(_described, handlers)),
+                handlers=tuple(map(_described, self._app.all_handlers())),
                 limit_ms=round(self._limit_s * 1000),
-                app=app.name,
-                build=build,
+                app=self._app.name,
+                build=self._build,
             )
         )
-        """A `Description`, as JSON."""
 
     def close(self) -> None:
         """Release the threads; what they execute goes on to its end."""
@@ -130,8 +130,8 @@ class Function:
                 f"it is of protocol {request.protocol}, and this function speaks {PROTOCOL}: deploy it with "
                 "the same release of awakeables as the service"
             )
-        told = encode(await self._progress(request))
-        return told if len(told) <= self.max_bytes else self.too_large(len(told))
+        answered = encode(await self._progress(request))
+        return answered if len(answered) <= self.max_bytes else self.too_large(len(answered))
 
     def too_large(self, size: int) -> bytes:
         """The answer instead of one of this size, which is more than is allowed."""
@@ -169,7 +169,7 @@ class Function:
             max_actions=request.max_actions,
             revoke_to=request.revoke_to,
         )
-        return LocalAttempts(self._app, world, self._executor, _log_failed_run, warned=self._warned)
+        return LocalAttempts(self._app, world, self._executor, log_failed_run, warned=self._warned)
 
     async def _end(self, closing: Coroutine[Any, Any, None]) -> None:
         """End the actions of a request, but do not wait for those that refuse to."""
@@ -177,21 +177,6 @@ class Function:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         await asyncio.wait({task}, timeout=CLOSE_S)
-
-
-def _log_failed_run(
-    origin: Origin, name: str, error: BaseException, failures: int, retry_in_ms: int | None
-) -> None:
-    log.warning(
-        events.RUN_FAILED,
-        invocation_id=origin.invocation_id,
-        service=origin.service,
-        handler=origin.handler,
-        run=name,
-        failures=failures,
-        retry_in_ms=retry_in_ms,
-        exc_info=error,
-    )
 
 
 MAX_DOC_CHARACTERS = 10_000

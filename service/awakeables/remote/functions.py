@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
+from awakeables.core.backoff import Backoff
 from awakeables.core.texts import described, message_of
 from awakeables.core.versions import target
 from awakeables.handlers.attempt import Progress
@@ -45,17 +46,16 @@ class _State:
         places: For requests that are under way.
         failures: How many requests in a row have failed.
         down: Why it gets no requests; None: it gets them.
-        pause_s: How long it is left alone between two probes.
+        pause_s: How long it is left alone before each probe, while it is down.
+        pauses: The pauses of the times that it is down without an answer in between.
     """
 
     service: RemoteService
-    places: asyncio.Semaphore = field(init=False)
+    places: asyncio.Semaphore
     failures: int = 0
     down: str | None = None
     pause_s: float = PROBE_S
-
-    def __post_init__(self) -> None:
-        self.places = asyncio.Semaphore(self.service.max_concurrent)
+    pauses: Backoff = field(default_factory=lambda: Backoff(PROBE_S, MOST_PROBE_S))
 
 
 class Functions:
@@ -69,7 +69,7 @@ class Functions:
         """Know the remote services of an app; nothing is asked before `learn_all`."""
         self._client = client
         self._states: Mapping[str, _State] = {
-            service.name: _State(service)
+            service.name: _State(service, asyncio.Semaphore(service.max_concurrent))
             for service in app.services.values()
             if isinstance(service, RemoteService)
         }
@@ -119,7 +119,8 @@ class Functions:
                 if not failure.lasting:
                     self._failed(state, failure)
                 raise
-        state.failures, state.pause_s = 0, PROBE_S
+        state.failures = 0
+        state.pauses.reset()
         return progress
 
     async def run(self, problems: MutableMapping[str, str]) -> None:
@@ -146,7 +147,7 @@ class Functions:
     def _failed(self, state: _State, failure: FunctionFailed) -> None:
         state.failures += 1
         if state.failures >= FAILURES and state.down is None:
-            state.down = message_of(failure)
+            state.down, state.pause_s = message_of(failure), state.pauses.next_s()
             log.warning(events.FUNCTION_DOWN, service=state.service.name, reason=state.down)
 
     async def _probe(self, state: _State) -> None:
@@ -160,7 +161,6 @@ class Functions:
             return
         # One more failure, and it is down again: then it described itself, and did not answer.
         state.failures, state.down = FAILURES - 1, None
-        state.pause_s = min(2 * state.pause_s, MOST_PROBE_S)
         log.info(events.FUNCTION_BACK, service=state.service.name)
 
     async def _learn(self, service: RemoteService, patience_s: float) -> None:

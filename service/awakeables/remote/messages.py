@@ -20,9 +20,6 @@ from awakeables.handlers.stateless import AdvanceRequest
 PROTOCOL: Final = 1
 """The version of these messages; it changes when a reader of the last one would misunderstand them."""
 
-MAX_BYTES: Final = 32 * 1024 * 1024
-"""The most that a request or an answer may have, unless less is said."""
-
 
 class FunctionRequest(Record):
     """One call of `advance`, with what the handler's context must know of the service.

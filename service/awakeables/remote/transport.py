@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from awakeables.errors import AwakeablesError, MissingDependency
-from awakeables.remote.messages import MAX_BYTES
+from awakeables.handlers.remoteservice import MAX_BYTES
 
 if TYPE_CHECKING:
     import aiohttp

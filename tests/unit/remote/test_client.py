@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from awakeables import RemoteService
+from awakeables.handlers.remoteservice import MAX_BYTES
 from awakeables.remote.client import FunctionClient, FunctionFailed
-from awakeables.remote.messages import MAX_BYTES
 from awakeables.remote.signing import HEADER, Signer, Verifier
 from awakeables.remote.transport import AiohttpTransport
 from awakeables.world import SystemClock

@@ -51,7 +51,7 @@ old, new = Service("editions"), RemoteService("editions", url="http://function.t
 old.handler("h")(nothing)
 old.handler("h", version=2)(count)
 
-DESCRIPTION = responder_of(App("shop", services=[orders, old])).description
+DESCRIPTION = responder_of(App("shop", services=[orders, old])).function.description
 
 
 def remote(**options: Any) -> RemoteService:
