@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -169,9 +169,8 @@ def forged_flows(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
 
 
 def _forged_watches(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
-    for row in _some(evidence, "watched"):
-        seen = json.loads(_content(row))["seen"][0]
-        silent = evidence.awakeables[seen["id"]]
+    for row in _some(evidence, "watched", where=_given_up_for_its_silence):
+        silent = evidence.awakeables[json.loads(_content(row))["seen"][0]["id"]]
         beat, outcome = silent.heartbeat, silent.outcome
         assert isinstance(outcome, Expiry), outcome
         assert beat is not None, silent
@@ -183,6 +182,11 @@ def _forged_watches(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
         yield "a worker that was never there", _with(evidence, silent, heartbeat_json=None)
         answered = _content(row).replace(b'"late":"heartbeat"', b'"late":"deadline"')
         yield "a silence that nobody noticed", _with_row(evidence, row, result_json=_end(answered))
+
+
+def _given_up_for_its_silence(row: Invocation) -> bool:
+    """And not at its last deadline, as where faults kept its heartbeats back for as long."""
+    return bool(json.loads(_content(row))["seen"][0]["late"] == "heartbeat")
 
 
 def _forged_sagas(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
@@ -234,12 +238,17 @@ def forged_acts(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     yield "pauses that hold nothing", replace(evidence, acts=[*others, *claimed])
 
 
-def _some(evidence: Evidence, handler: str, said: str | None = None) -> Iterator[Invocation]:
+def _some(
+    evidence: Evidence,
+    handler: str,
+    said: str | None = None,
+    where: Callable[[Invocation], bool] = lambda row: True,
+) -> Iterator[Invocation]:
     """One invocation of a handler, from the middle of the run, if there is one that has said this."""
     rows = [
         row
         for row in evidence.invocations.values()
-        if row.handler == handler and isinstance(row.result, Resolution)
+        if row.handler == handler and isinstance(row.result, Resolution) and where(row)
     ]
     rows = [row for row in rows if said in (None, *json.loads(_content(row))["said"])]
     yield from rows[len(rows) // 2 :][:1]
