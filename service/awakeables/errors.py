@@ -296,6 +296,14 @@ class ResultMisfit(Unwritable):
     """
 
 
+class FunctionLimitExceeded(AuthorError):
+    """An action took longer than the function that executes it may: that is work for an awakeable.
+
+    With `retry=` it is a failed attempt of the action. Without, it is not begun again by itself: it would
+    take as long again, and may have been done.
+    """
+
+
 class DeclarationError(AuthorError):
     """An app, service, handler or worker whose declaration is invalid."""
 

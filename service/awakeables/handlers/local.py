@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
@@ -30,7 +31,7 @@ from awakeables.errors import (
     Suspended,
     TerminalError,
 )
-from awakeables.handlers.actions import execute
+from awakeables.handlers.actions import ActionLimit, execute
 from awakeables.handlers.attempt import (
     MAX_TRACEBACK_CHARACTERS,
     AwakeableWait,
@@ -106,6 +107,7 @@ class LocalAttempts:
         *,
         action_of: ActionOf = attrgetter("action"),
         warned: set[tuple[str, str]] | None = None,
+        limit: ActionLimit | None = None,
     ) -> None:
         """Prepare to run the handlers of an app.
 
@@ -116,11 +118,13 @@ class LocalAttempts:
             run_failed: Called with each failed attempt of an action.
             action_of: What a call of `ctx.run` executes; tests replace some.
             warned: The handlers of which it was said that they await asyncio; added to. None: none yet.
+            limit: How long actions may take; None: as long as they like.
         """
         self.world = world
         self.action_of = action_of
         self.executor = executor
         self.run_failed = run_failed
+        self.limit = limit
         self.find = app.find
         self._app = app
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -695,18 +699,18 @@ class LocalAttempt:
         span = None if parent is None else parent.run(run.name)
         try:
             acted = await execute(
-                run,
+                dataclasses.replace(run, action=attempts.action_of(run)),
                 index,
                 last_failure,
-                action=attempts.action_of(run),
                 clock=attempts.world.clock,
                 executor=attempts.executor,
                 failed=functools.partial(attempts.run_failed, self._origin, run.name),
                 raised=errors.append,
+                limit=attempts.limit,
             )
-        except ResultMisfit as misfit:
-            errors.append(misfit)
-            acted = self._broken(misfit)
+        except AuthorError as mistake:
+            errors.append(mistake)
+            acted = self._broken(mistake)
         except Exception as error:  # it could not be executed, for example because no thread could start
             errors.append(error)
             acted = self._crashed(error)

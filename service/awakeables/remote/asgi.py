@@ -39,9 +39,9 @@ def asgi(
         app: Its handlers are run. A `codec` of it is not used: the service seals what it stores.
         keys: The public keys, Ed25519 in PEM, of the services that may invoke it.
         unsigned: Whoever can reach it may invoke it: something in front of it lets only the service through.
-        limit: How long it works on a request at most. The invocation is paused then, by name: what takes
-            longer is work for an awakeable. Less than the platform's own limit, and than the service's
-            `timeout`.
+        limit: How long the actions of a request may take. One that takes longer has failed: it is executed
+            again if it has a `retry`, else its invocation is paused, by name. What takes longer is work for
+            an awakeable. Less than the platform's own limit, and than the service's `timeout`.
         max_bytes: The most that a request, or an answer, may have: as much as the platform takes.
         build: The version of the code, for people.
         threads: How many blocking actions run at the same time. Those beyond wait for a thread, within

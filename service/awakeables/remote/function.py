@@ -14,7 +14,8 @@ from msgspec import UNSET, Raw, UnsetType
 
 from awakeables.core.ids import Ids
 from awakeables.core.texts import message_of, shortened
-from awakeables.errors import AwakeablesError, DeclarationError, NotFound
+from awakeables.errors import AwakeablesError, DeclarationError, FunctionLimitExceeded, NotFound
+from awakeables.handlers.actions import ActionLimit
 from awakeables.handlers.attempt import Broken, Crashed, Progress
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, log_failed_run
@@ -35,6 +36,9 @@ from awakeables.world import FollowingClock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+GRACE_S = 0.5
+"""For what goes on when the actions of a request have had their time."""
 
 CLOSE_S = 1.0
 """How long actions that were cancelled may take to end; what goes on after that is left alone."""
@@ -67,8 +71,8 @@ class Function:
             app: Its handlers are run.
             clock: The machine's.
             entropy: Random bytes.
-            limit: How long a request is worked on at most. Then its invocation is paused, because what it was
-                doing would take as long again: that is work for an awakeable.
+            limit: How long actions may take: one that takes longer has failed, and is executed again only if
+                it has a `retry`, because it would take as long again. That is work for an awakeable.
             max_bytes: The most that a request, or an answer, may have.
             build: The version of the code, for people.
             executor: Runs blocking actions.
@@ -141,7 +145,7 @@ class Function:
     async def _progress(self, request: FunctionRequest) -> Progress:
         attempts = self._attempts(request)
         try:
-            async with asyncio.timeout(self._limit_s) as limit:
+            async with asyncio.timeout(self._limit_s + GRACE_S) as limit:
                 return await answer(attempts, request.advance)
         except NotFound as error:
             # A deployment that has it may answer the next time.
@@ -150,10 +154,10 @@ class Function:
             if not limit.expired():
                 raise
             why = (
-                f"what the handler executes took longer than the function's limit, {self._limit_s:g} s: use "
-                "an awakeable for it, or raise the limit; it may have been done, so look before you resume"
+                f"the handler awaits something of asyncio's own for longer than the function's limit, "
+                f"{self._limit_s:g} s: use ctx.sleep to wait, and an awakeable for what others do"
             )
-            return Progress(ended=Broken(kind="FunctionLimitExceeded", message=why))
+            return Progress(ended=Broken(kind=FunctionLimitExceeded.__name__, message=why))
         finally:
             await self._end(attempts.close())
 
@@ -169,7 +173,10 @@ class Function:
             max_actions=request.max_actions,
             revoke_to=request.revoke_to,
         )
-        return LocalAttempts(self._app, world, self._executor, log_failed_run, warned=self._warned)
+        limit = ActionLimit(asyncio.get_running_loop().time() + self._limit_s, self._limit_s)
+        return LocalAttempts(
+            self._app, world, self._executor, log_failed_run, warned=self._warned, limit=limit
+        )
 
     async def _end(self, closing: Coroutine[Any, Any, None]) -> None:
         """End the actions of a request, but do not wait for those that refuse to."""

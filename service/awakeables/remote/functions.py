@@ -31,7 +31,7 @@ MOST_PROBE_S = 30.0
 itself and then fails again."""
 
 FAILURES = 5
-"""So many requests in a row must fail before a function gets no more: a deployment drops one or two."""
+"""How many requests in a row must fail before a function gets no more: a deployment drops one or two."""
 
 
 class FunctionDown(Exception):
@@ -44,6 +44,7 @@ class _State:
 
     Attributes:
         places: For requests that are under way.
+        trial: Held by the one request at a time that a function gets once it has failed `FAILURES` times.
         failures: How many requests in a row have failed.
         down: Why it gets no requests; None: it gets them.
         pause_s: How long it is left alone before each probe, while it is down.
@@ -52,6 +53,7 @@ class _State:
 
     service: RemoteService
     places: asyncio.Semaphore
+    trial: asyncio.Lock = field(default_factory=asyncio.Lock)
     failures: int = 0
     down: str | None = None
     pause_s: float = PROBE_S
@@ -110,18 +112,12 @@ class Functions:
         """
         state = self._states[service.name]
         async with state.places:
-            if state.down is not None:
-                raise FunctionDown
-            try:
-                content = await self._client.advance(service, body)
-                progress = _progress(service, content)
-            except FunctionFailed as failure:
-                if not failure.lasting:
-                    self._failed(state, failure)
-                raise
-        state.failures = 0
-        state.pauses.reset()
-        return progress
+            if state.failures < FAILURES:
+                return await self._advance(state, body)
+            async with state.trial:
+                if state.failures >= FAILURES:
+                    return await self._advance(state, body)
+            return await self._advance(state, body)  # the trial has succeeded
 
     async def run(self, problems: MutableMapping[str, str]) -> None:
         """Ask functions that are down whether they answer, until cancelled.
@@ -132,6 +128,20 @@ class Functions:
         async with asyncio.TaskGroup() as tasks:
             for state in self._states.values():
                 tasks.create_task(self._watch(state, problems))
+
+    async def _advance(self, state: _State, body: bytes) -> Progress:
+        if state.down is not None:
+            raise FunctionDown
+        try:
+            content = await self._client.advance(state.service, body)
+            progress = _progress(state.service, content)
+        except FunctionFailed as failure:
+            if not failure.lasting:
+                self._failed(state, failure)
+            raise
+        state.failures = 0
+        state.pauses.reset()
+        return progress
 
     async def _watch(self, state: _State, problems: MutableMapping[str, str]) -> None:
         name = f"function {state.service.name}"
@@ -159,8 +169,8 @@ class Functions:
         except Exception as error:  # whatever it is, the others are to be looked after
             state.down = f"what {state.service.url} says of itself can't be read: {described(error)}"
             return
-        # One more failure, and it is down again: then it described itself, and did not answer.
-        state.failures, state.down = FAILURES - 1, None
+        # It still has its failures: if the first request fails, too, it is down again, and no other was sent.
+        state.down = None
         log.info(events.FUNCTION_BACK, service=state.service.name)
 
     async def _learn(self, service: RemoteService, patience_s: float) -> None:

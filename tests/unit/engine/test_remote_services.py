@@ -41,14 +41,18 @@ class Place:
         self.app = app
         self.options = options
         self.requests = 0
+        self.descriptions = 0
         self.fails_after: int | None = None
         self.loses_answers = False
+        self.takes_s = 0.0
         self.status = 200
         self.describes = False
         self.nonsense: bytes | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.requests += scope["method"] == "POST"
+        self.descriptions += scope["method"] == "GET"
+        await asyncio.sleep(self.takes_s)
         is_described = self.describes and scope["method"] == "GET"
         if (self.status != 200 and not is_described) or (self.nonsense and scope["method"] == "POST"):
             await send({"type": "http.response.start", "status": self.status, "headers": []})
@@ -371,18 +375,66 @@ async def test_a_limit_exceeded_pauses_by_name() -> None:
     assert "use an awakeable" in row.failure.message
 
 
+async def test_with_a_retry_a_limit_exceeded_is_a_failed_attempt_of_the_action() -> None:
+    begun: list[float] = []
+
+    async def render(first_s: float) -> str:
+        begun.append(first_s)
+        await asyncio.sleep(first_s / len(begun) ** 2)
+        return "rendered"
+
+    async def handler(ctx: Context, first_s: float) -> str:
+        try:
+            return await ctx.run("render", render, first_s, retry=RetryPolicy(max_attempts=2))
+        except TerminalError as failure:
+            return failure.reason
+
+    elsewhere = Elsewhere(orders_with(handler=handler))
+    elsewhere.place.options = {"limit": timedelta(seconds=5)}
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        later = await bench.status(await bench.begin(process, "handler", b"12"), "completed")
+        assert (value(later), len(begun)) == ("rendered", 2)
+        begun.clear()
+        never = await bench.status(await bench.begin(process, "handler", b"60"), "completed")
+        assert "failed 2 times" in value(never)
+        assert "took longer than the function's limit, 5 s: use an awakeable" in value(never)
+        assert len(begun) == 2
+
+
+async def test_actions_that_end_beside_one_that_takes_too_long_are_kept() -> None:
+    quick_ones: list[int] = []
+
+    async def handler(ctx: Context) -> None:
+        await ctx.gather(ctx.run("quick", quick_ones.append, 1), ctx.run("slow", asyncio.sleep, 60))
+
+    elsewhere = Elsewhere(orders_with(handler=handler))
+    elsewhere.place.options = {"limit": timedelta(seconds=5)}
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        invocation = await bench.begin(process, "handler")
+        await bench.status(invocation, "paused")
+        await process.api.resume(invocation)
+        await bench.status(invocation, "paused")
+        await asyncio.sleep(20)
+    assert quick_ones == [1]
+
+
 async def test_a_function_that_only_describes_itself_is_asked_less_and_less_often() -> None:
     elsewhere = Elsewhere(orders_with(pack=pack))
     bench = elsewhere.bench
     async with elsewhere.running() as process:
         elsewhere.place.status = 500
         elsewhere.place.describes = True
+        elsewhere.place.takes_s = 0.5
         begun = [await bench.begin(process, "pack", b'"book"') for _ in range(20)]
         await asyncio.sleep(600)
         assert elsewhere.problems
-        # Without that it would be asked 600 times, and each of them would have 20 attempts by now.
-        assert elsewhere.place.requests < 60
-        assert max(bench.row(each).attempts for each in begun) < 10
+        # Without that it would be asked 600 times. After each probe it gets one request, and the others wait
+        # for what comes of it.
+        assert elsewhere.place.descriptions < 40
+        assert elsewhere.place.requests <= len(begun) + elsewhere.place.descriptions
+        assert sum(bench.row(each).attempts for each in begun) <= elsewhere.place.requests
         elsewhere.place.status = 200
         for invocation in begun:
             await bench.status(invocation, "suspended")

@@ -55,6 +55,11 @@ async def blocking(ctx: Context, seconds: float) -> None:
 
 
 @orders.handler()
+async def idle(ctx: Context) -> None:
+    await asyncio.sleep(60)
+
+
+@orders.handler()
 async def verbose(ctx: Context, characters: int) -> str:
     return "x" * characters
 
@@ -113,7 +118,7 @@ async def test_it_says_what_it_has() -> None:
     description = decode_description(answer.content)
     assert (description.app, description.build, description.limit_ms) == ("shop", "2026.12", 9000)
     described = {each.name: each for each in description.handlers}
-    assert described.keys() == {"fulfil", "count", "slow", "blocking", "verbose", "raw"}
+    assert described.keys() == {"fulfil", "count", "slow", "blocking", "idle", "verbose", "raw"}
     assert described["fulfil"].doc == "Fulfil an order."
     assert described["fulfil"].input is not None
     schema = json.loads(bytes(described["fulfil"].input.schema))  # type: ignore[arg-type]
@@ -154,6 +159,13 @@ async def test_an_action_that_takes_longer_than_the_limit_parks_the_invocation(h
     assert ended.kind == "FunctionLimitExceeded"
     assert "0.05 s: use an awakeable" in ended.message
     assert time.monotonic() - began < 5
+
+
+async def test_a_handler_that_awaits_asyncio_for_longer_than_the_limit_parks_the_invocation() -> None:
+    ended = (await progress(request("idle"), limit=timedelta(seconds=0.05))).ended
+    assert isinstance(ended, Broken)
+    assert ended.kind == "FunctionLimitExceeded"
+    assert "0.05 s: use ctx.sleep to wait" in ended.message
 
 
 async def test_an_answer_that_is_too_large_parks_the_invocation() -> None:
