@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
 from awakeables.core.texts import excerpt
@@ -19,6 +20,21 @@ MAX_BYTES = 32 * 1024 * 1024
 """The most that a request to a function or its answer may have, unless less is said."""
 
 
+_LAMBDA = re.compile(r"arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:function:[A-Za-z0-9_-]+(?::[A-Za-z0-9$_-]+)?")
+
+
+class RequestAuth(Protocol):
+    """Authenticates requests to a function, beside the service's own signature."""
+
+    async def headers(self, method: str, url: str, body: bytes) -> Mapping[str, str]:
+        """The headers to send with a request.
+
+        Raises:
+            AuthFailed: There are none.
+        """
+        ...
+
+
 class RemoteService(HandlerGroup):
     """A service whose handlers run elsewhere: a function that is reached by URL.
 
@@ -27,7 +43,8 @@ class RemoteService(HandlerGroup):
     is read from the function when the service starts.
 
     Attributes:
-        url: Where the function is.
+        url: Where the function is; or the ARN of an AWS Lambda function, which is invoked by Lambda's Invoke.
+        auth: Authenticates requests where the platform wants that; None: they are only signed.
         timeout: How long a request may take at most. One that takes longer is like a crash of the process:
             what `ctx.run` executed may be executed again.
         max_concurrent: How many requests may be under way at the same time, from each instance.
@@ -41,6 +58,7 @@ class RemoteService(HandlerGroup):
         name: str,
         *,
         url: str,
+        auth: RequestAuth | None = None,
         timeout: timedelta = timedelta(minutes=1),
         max_concurrent: int = 100,
         max_request_bytes: int = MAX_BYTES,
@@ -49,7 +67,9 @@ class RemoteService(HandlerGroup):
 
         Args:
             name: The name that the service has in the function's app.
-            url: As the attribute: `http://…` or `https://…`.
+            url: As the attribute: `http://…`, `https://…` or `arn:aws:lambda:…:function:…`.
+            auth: As the attribute: `awakeables.remote.BearerToken`, `awakeables.remote.AwsIam`, or what has
+                the same method.
             timeout: As the attribute.
             max_concurrent: As the attribute.
             max_request_bytes: As the attribute.
@@ -59,9 +79,19 @@ class RemoteService(HandlerGroup):
         """
         super().__init__(name, what="service")
         where = f"service {name!r}"
-        if not isinstance(url, str) or not _is_http(url):
+        if not isinstance(url, str) or not (_is_http(url) or is_lambda(url)):
             raise DeclarationError(
-                f"{where}: url= is like https://shop.example.com/orders, not {excerpt(url)}"
+                f"{where}: url= is like https://shop.example.com/orders, or a Lambda function's ARN, not "
+                f"{excerpt(url)}"
+            )
+        if auth is not None and is_lambda(url):
+            raise DeclarationError(
+                f"{where}: Lambda's Invoke is always signed with AWS' credentials: leave auth= out"
+            )
+        if auth is not None and not callable(getattr(auth, "headers", None)):
+            raise DeclarationError(
+                f"{where}: auth= is BearerToken(…) or AwsIam() of awakeables.remote, not "
+                f"{excerpt(type(auth).__name__)}"
             )
         if not isinstance(timeout, timedelta) or timeout <= timedelta():
             raise DeclarationError(f"{where}: timeout= is a timedelta above 0, not {excerpt(timeout)}")
@@ -71,6 +101,7 @@ class RemoteService(HandlerGroup):
                     f"{where}: {option}= is a whole number from 1 on, not {excerpt(number)}"
                 )
         self.url = url
+        self.auth = auth
         self.timeout = timeout
         self.max_concurrent = max_concurrent
         self.max_request_bytes = max_request_bytes
@@ -130,11 +161,16 @@ class RemoteService(HandlerGroup):
             raise
 
 
+def is_lambda(url: str) -> bool:
+    """Whether it is the ARN of a Lambda function, with or without a version or an alias."""
+    return _LAMBDA.fullmatch(url) is not None
+
+
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
         is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:  # no such port
         return False
-    is_clean = url.isprintable() and " " not in url and not parts.fragment
+    is_clean = url.isascii() and url.isprintable() and " " not in url and not parts.fragment
     return is_whole and is_clean and parts.scheme in ("http", "https")

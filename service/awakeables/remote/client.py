@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from awakeables.core.texts import excerpt, shortened
 from awakeables.errors import AwakeablesError
-from awakeables.handlers.remoteservice import MAX_BYTES, RemoteService
+from awakeables.handlers.remoteservice import MAX_BYTES, RemoteService, is_lambda
 from awakeables.ports import Clock
+from awakeables.remote.auth import AuthFailed
+from awakeables.remote.lambdainvoke import LambdaTransport
 from awakeables.remote.signing import HEADER
 from awakeables.remote.transport import Transport, TransportFailed
 
@@ -49,6 +51,7 @@ class FunctionClient:
         """
         self._clock = clock
         self._transport = transport
+        self._invoke = LambdaTransport(transport)
         self._signer = signer
 
     async def close(self) -> None:
@@ -83,9 +86,14 @@ class FunctionClient:
         headers = {"content-type": "application/json"} if body else {}
         if self._signer is not None:
             headers[HEADER] = self._signer.header(method, body, now_s=self._clock.now_ms() // 1000)
+        transport = self._invoke if is_lambda(service.url) else self._transport
         try:
             async with asyncio.timeout(timeout_s):
-                status, content = await self._transport.send(method, service.url, headers, body)
+                if service.auth is not None:
+                    headers |= await service.auth.headers(method, service.url, body)
+                status, content = await transport.send(method, service.url, headers, body)
+        except AuthFailed as error:
+            raise FunctionFailed("FunctionUnauthorized", f"{where} can't be asked: {error}") from error
         except TimeoutError as error:
             raise FunctionFailed(
                 "FunctionTimedOut",
@@ -116,6 +124,9 @@ def _detail(content: bytes) -> str:
         problem = json.loads(content)
     except ValueError:
         problem = None
-    if isinstance(problem, dict) and isinstance(problem.get("detail"), str):
-        return shortened(problem["detail"])
+    if isinstance(problem, dict):
+        # Ours; what platforms say; what a Lambda function raised.
+        for name in ("detail", "message", "Message", "errorMessage"):
+            if isinstance(problem.get(name), str):
+                return shortened(problem[name])
     return excerpt(content.decode(errors="replace"))

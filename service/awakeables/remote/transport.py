@@ -55,7 +55,7 @@ class AiohttpTransport:
         Raises:
             MissingDependency: aiohttp is not installed.
         """
-        aiohttp = _aiohttp()
+        aiohttp, yarl = _aiohttp()
         if self._session is None:
             # How many are under way, and for how long, is the caller's to say.
             self._session = aiohttp.ClientSession(
@@ -65,8 +65,10 @@ class AiohttpTransport:
                 trust_env=True,
             )
         try:
+            # As it is, because it may have been signed: not with its parts quoted in another way.
+            where = yarl.URL(url, encoded=True)
             async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
+                method, where, data=body, headers=headers, allow_redirects=False
             ) as response:
                 parts, size = [], 0
                 async for part in response.content.iter_chunked(PART_BYTES):
@@ -84,11 +86,12 @@ class AiohttpTransport:
             await self._session.close()
 
 
-def _aiohttp() -> ModuleType:
+def _aiohttp() -> tuple[ModuleType, ModuleType]:
     try:
         import aiohttp
+        import yarl
     except ImportError:
         raise MissingDependency(
             "remote services need the extra `remote`: pip install 'awakeables[remote]'"
         ) from None
-    return aiohttp
+    return aiohttp, yarl
