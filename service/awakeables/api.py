@@ -93,7 +93,7 @@ from awakeables.handlers.invoking import (
     written_input,
 )
 from awakeables.handlers.service import Handler
-from awakeables.ports import Expectation
+from awakeables.ports import Expectation, FunctionStatus, RemoteFunctions
 from awakeables.queries import KeyStatus, Queries, existing
 
 __all__ = [
@@ -157,8 +157,12 @@ class Api(Queries):
         publishes_verdicts: Whether every completion's verdict is published to the app's verdicts topic.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Give access to an engine. Commands work while it runs, queries as long as its store is open."""
+    def __init__(self, engine: Engine, functions: RemoteFunctions | None = None) -> None:
+        """Give access to an engine. Commands work while it runs, queries as long as its store is open.
+
+        Args:
+            functions: Those of the app's remote services; None: it has none.
+        """
         super().__init__(engine.app, engine.store, engine.relay.holdup)
         self.build = engine.build
         self.publishes_verdicts = engine.config.verdicts
@@ -174,6 +178,7 @@ class Api(Queries):
         self._subscriptions = SubscriptionControl(
             engine.subscriptions, engine.store, engine.offsets, engine.problems
         )
+        self._functions = functions
         self._schedules = ScheduleControl(engine.schedules, engine.store, engine.committer, engine.clock)
 
     def new_id(self, kind: IdKind) -> str:
@@ -729,6 +734,21 @@ class Api(Queries):
             NotPossible: It is not stuck, is at that offset already, or ends before it.
         """
         return await self._offsets.skip(partition, to, by=by)
+
+    def functions(self) -> Sequence[FunctionStatus]:
+        """What this instance knows of the functions of the app's remote services."""
+        return () if self._functions is None else self._functions.statuses()
+
+    async def refresh_function(self, service: str) -> FunctionStatus:
+        """Read again which handlers the function of a remote service has, for this instance.
+
+        Raises:
+            NotFound: There is no such remote service.
+            OperatorError: It does not answer, or has what can't be served; what was known stays.
+        """
+        if self._functions is None:
+            raise NotFound(f"no remote service {service}; the app has none")
+        return await self._functions.refresh(service)
 
     async def pause_subscription(self, name: str) -> SubscriptionProgress:
         """Begin nothing for the records of a subscription until it is resumed; what has begun goes on.

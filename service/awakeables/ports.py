@@ -430,12 +430,52 @@ class Membership(Protocol):
         """
         ...
 
+    async def serve(self, instance_id: str, handlers: Sequence[str]) -> None:
+        """Record that an instance serves these handlers from now on, and no others."""
+        ...
+
     async def leave(self, instance_id: str, *, gone: bool) -> None:
         """Record that an instance is stopping, or is `gone`: then others may take over at once."""
         ...
 
     async def instances(self) -> list[Instance]:
         """All instances that are known, dead ones included, by ID."""
+        ...
+
+
+class FunctionStatus(Record):
+    """What an instance knows of the function of a remote service.
+
+    Attributes:
+        service: The remote service.
+        build: The version of the function's code, as it says.
+        handlers: Its handlers, as `versions.target` names them.
+        requests: How many requests are under way.
+        problem: Why it gets no requests; None: it gets them.
+    """
+
+    service: str
+    url: str
+    build: str
+    handlers: tuple[str, ...]
+    requests: int
+    problem: str | None
+
+
+class RemoteFunctions(Protocol):
+    """The functions of an app's remote services."""
+
+    def statuses(self) -> Sequence[FunctionStatus]:
+        """What is known of each."""
+        ...
+
+    async def refresh(self, service: str) -> FunctionStatus:
+        """Read again which handlers a function has.
+
+        Raises:
+            NotFound: There is no such remote service.
+            OperatorError: It does not answer, or has what can't be served; what was known stays.
+        """
         ...
 
 

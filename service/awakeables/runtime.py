@@ -155,7 +155,7 @@ async def serve(
         consumers = {"completions": consumer_of(engine.completions, app.name)}
         for name, topic in engine.subscriptions.topics.items():
             consumers[f"subscription {name}"] = consumer_of(topic, f"{app.name}:{name}")
-        api = Api(engine)
+        api = Api(engine, functions)
         web = create_app(
             api,
             settings=_web_settings(settings, exposed=exposed),

@@ -97,6 +97,16 @@ async def test_who_never_registered_does_not_live(shared: Driver) -> None:
     assert await beats(shared, "nobody") is None
 
 
+async def test_what_an_instance_serves_may_change(shared: Driver) -> None:
+    await lives(shared, "one", "two")
+    await shared.store.membership.serve("one", ["orders/fulfil", "orders/pack@2"])
+    await shared.store.membership.serve("nobody", ["orders/fulfil"])
+    beat = await shared.store.membership.beat("two", timeout_ms=TIMEOUT_MS)
+    assert beat is not None
+    served = {each.id: each.handlers for each in beat.living}
+    assert served == {"one": ("orders/fulfil", "orders/pack@2"), "two": ()}
+
+
 async def test_who_leaves_still_lives_until_it_is_gone(shared: Driver) -> None:
     await lives(shared, "one", "two")
     await shared.store.membership.leave("two", gone=False)

@@ -139,12 +139,19 @@ async def test_while_invocations_wait_there_need_be_no_process_of_the_function(t
             return "function quotes" in str(board)
 
         await eventually(is_known, timeout=60)
+        [known] = (await both.http.get("/functions")).json()["items"]
+        assert (known["service"], known["handlers"]) == ("quotes", ["quotes/offer"])
+        assert "can't be reached" in known["problem"]
+        refused = await both.http.post("/functions/quotes/refresh")
+        assert (refused.status_code, "can't be reached" in refused.json()["detail"]) == (503, True)
         await both.function.start()
 
         async def all_ended() -> bool:
             return len(await both.listed("/invocations", status="completed")) == WAITING
 
         await eventually(all_ended, timeout=600)
+        refreshed = await both.http.post("/functions/quotes/refresh")
+        assert (refreshed.status_code, refreshed.json()["problem"]) == (200, None)
         contract = await both.output((await both.listed("/invocations"))[-1]["id"])
         assert contract["state"] == "signed"
 

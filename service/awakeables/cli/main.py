@@ -13,6 +13,7 @@ from awakeables.cli import (
     check,
     deadletters,
     doctor,
+    functions,
     inspection,
     instances,
     invocations,
@@ -84,6 +85,7 @@ cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=RECOVER)
 cli.add_typer(subscriptions.group, name="subscriptions", rich_help_panel=RECOVER)
 cli.add_typer(schedules.group, name="schedules", rich_help_panel=RECOVER)
+cli.add_typer(functions.group, name="functions", rich_help_panel=RECOVER)
 cli.command(rich_help_panel=MAINTAIN)(backup.backup)
 cli.command(rich_help_panel=MAINTAIN)(check.check)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)

@@ -167,7 +167,7 @@ class Engine:
             self.ids,
             clock,
             build=build,
-            handlers=tuple(sorted(app.targets)),
+            handlers=lambda: tuple(sorted(app.targets)),
             settings=settings.member,
             on_dead=self._declared_dead,
             on_sure=self._sure_again,

@@ -68,7 +68,7 @@ class Member:
         clock: Clock,
         *,
         build: str,
-        handlers: tuple[str, ...],
+        handlers: Callable[[], tuple[str, ...]],
         settings: MemberSettings,
         on_dead: Callable[[], None],
         on_sure: Callable[[], None],
@@ -82,7 +82,7 @@ class Member:
             ids: Issues the instance's ID.
             clock: The time; its monotonic clock tells how old a heartbeat is.
             build: The version of the code.
-            handlers: Those it serves, as `versions.target` names them.
+            handlers: Returns those it serves, as `versions.target` names them.
             settings: When an instance is dead.
             on_dead: Called when this instance was declared dead and has its new ID.
             on_sure: Called when this instance is certain again that it lives, after it was not.
@@ -175,9 +175,17 @@ class Member:
             self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
         if beat.living != self.living:
             self._note(beat.living)
+        await self._serve()
         if not was_sure:
             self._on_sure()
         self._beaten.set()
+
+    async def _serve(self) -> None:
+        """Announce which handlers this instance serves, if that has changed."""
+        me = next((each for each in self.living if each.id == self.id), None)
+        handlers = self._handlers()
+        if me is not None and me.handlers != handlers:
+            await self._membership.serve(self.id, handlers)
 
     async def take_over(self) -> int:
         """Release what dead instances own; return the number of invocations."""
@@ -202,7 +210,7 @@ class Member:
             id=instance_id,
             host=f"{socket.gethostname()}:{os.getpid()}",
             build=self._build,
-            handlers=self._handlers,
+            handlers=self._handlers(),
         )
         while True:
             sent_s = self._clock.monotonic()

@@ -159,6 +159,7 @@ class RemoteService(HandlerGroup):
         except DeclarationError:
             self.handlers, self.versions = before
             raise
+        self.learned += 1
 
 
 def is_lambda(url: str) -> bool:

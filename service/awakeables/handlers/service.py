@@ -76,6 +76,7 @@ RESERVED_SERVICES = frozenset(
         "schedules",
         "versions",
         "pauses",
+        "functions",
         "health",
         "metrics",
         "openapi.json",
@@ -275,7 +276,10 @@ class HandlerGroup:
     Attributes:
         handlers: By name; of several versions the highest, which is what is called.
         versions: All versions of each handler, by name and version.
+        learned: How often its handlers were read from elsewhere.
     """
+
+    learned = 0
 
     def __init__(self, name: str, *, what: str) -> None:
         """Begin without handlers.
@@ -841,6 +845,11 @@ class App:
             for service in self.services.values()
             for name, versions in service.versions.items()
         }
+
+    @property
+    def learned(self) -> int:
+        """How often the handlers of remote services have been read."""
+        return sum(service.learned for service in self.services.values())
 
     @property
     def targets(self) -> list[str]:

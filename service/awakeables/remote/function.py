@@ -28,6 +28,7 @@ from awakeables.remote.messages import (
     DescribedHandler,
     DescribedValue,
     Description,
+    FunctionAnswer,
     FunctionRequest,
     decode_request,
     encode,
@@ -115,7 +116,7 @@ class Function:
             body: A `FunctionRequest`, as JSON.
 
         Returns:
-            A `Progress`, as JSON.
+            A `FunctionAnswer`, as JSON.
 
         Raises:
             RequestRefused: It is no such request.
@@ -126,7 +127,7 @@ class Function:
             if "$.advance.history" not in str(error):
                 raise RequestRefused(f"it is no request of protocol {PROTOCOL}: {error}") from error
             why = f"the journal has an entry that this deployment of the function does not know: {error}"
-            return encode(Progress(ended=Broken(kind="UnknownEntry", message=why)))
+            return self._answer(Progress(ended=Broken(kind="UnknownEntry", message=why)))
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise RequestRefused(f"it is not JSON: {error}") from error
         if request.protocol != PROTOCOL:
@@ -134,13 +135,16 @@ class Function:
                 f"it is of protocol {request.protocol}, and this function speaks {PROTOCOL}: deploy it with "
                 "the same release of awakeables as the service"
             )
-        answered = encode(await self._progress(request))
+        answered = self._answer(await self._progress(request))
         return answered if len(answered) <= self.max_bytes else self.too_large(len(answered))
 
     def too_large(self, size: int) -> bytes:
         """The answer instead of one of this size, which is more than is allowed."""
         why = f"the handler's answer has {size:,} bytes, and {self.max_bytes:,} are allowed"
-        return encode(Progress(ended=Broken(kind="AnswerTooLarge", message=why)))
+        return self._answer(Progress(ended=Broken(kind="AnswerTooLarge", message=why)))
+
+    def _answer(self, progress: Progress) -> bytes:
+        return encode(FunctionAnswer(progress=progress, build=self._build))
 
     async def _progress(self, request: FunctionRequest) -> Progress:
         attempts = self._attempts(request)

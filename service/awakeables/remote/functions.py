@@ -10,14 +10,16 @@ import msgspec
 import structlog
 
 from awakeables.core.backoff import Backoff
-from awakeables.core.texts import described, message_of
+from awakeables.core.texts import described, excerpt, message_of
 from awakeables.core.versions import target
+from awakeables.errors import NotFound
 from awakeables.handlers.attempt import Progress
 from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.service import App
+from awakeables.ports import FunctionStatus
 from awakeables.remote.client import FunctionClient, FunctionFailed
 from awakeables.remote.described import FunctionMisfit, learn
-from awakeables.remote.messages import decode_progress
+from awakeables.remote.messages import FunctionAnswer, decode_answer
 from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +49,9 @@ class _State:
         trial: Held by the one request at a time that a function gets once it has failed `FAILURES` times.
         failures: How many requests in a row have failed.
         down: Why it gets no requests; None: it gets them.
+        build: The version of its code when it was read last.
+        answers: The version of the code that answered last.
+        requests: How many requests are under way.
         pause_s: How long it is left alone before each probe, while it is down.
         pauses: The pauses of the times that it is down without an answer in between.
     """
@@ -56,6 +61,9 @@ class _State:
     trial: asyncio.Lock = field(default_factory=asyncio.Lock)
     failures: int = 0
     down: str | None = None
+    build: str = ""
+    answers: str = ""
+    requests: int = 0
     pause_s: float = PROBE_S
     pauses: Backoff = field(default_factory=lambda: Backoff(PROBE_S, MOST_PROBE_S))
 
@@ -86,7 +94,7 @@ class Functions:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for state in self._states.values():
-                    tasks.create_task(self._learn(state.service, patience_s))
+                    tasks.create_task(self._learn(state, patience_s))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -94,14 +102,26 @@ class Functions:
         """Close the connections."""
         await self._client.close()
 
+    def statuses(self) -> Sequence[FunctionStatus]:
+        """As the port says."""
+        return [_status(state) for state in self._states.values()]
+
+    async def refresh(self, service: str) -> FunctionStatus:
+        """As the port says."""
+        state = self._states.get(service)
+        if state is None:
+            known = ", ".join(sorted(self._states)) or "none"
+            raise NotFound(f"no remote service {excerpt(service)}; there are: {known}")
+        try:
+            await self._read_again(state)
+        except FunctionFailed as failure:
+            raise FunctionMisfit(message_of(failure)) from failure
+        return _status(state)
+
     def unavailable(self) -> Sequence[str]:
         """The handlers whose functions are down, as `versions.target` names them."""
-        return [
-            target(handler.service, handler.name, handler.version)
-            for state in self._states.values()
-            if state.down is not None
-            for handler in state.service.all_handlers()
-        ]
+        down = [state.service for state in self._states.values() if state.down is not None]
+        return [name for service in down for name in _targets(service)]
 
     async def advance(self, service: RemoteService, body: bytes) -> Progress:
         """Invoke the function of a service.
@@ -132,27 +152,32 @@ class Functions:
     async def _advance(self, state: _State, body: bytes) -> Progress:
         if state.down is not None:
             raise FunctionDown
+        state.requests += 1
         try:
-            content = await self._client.advance(state.service, body)
-            progress = _progress(state.service, content)
+            answer = _answer(state.service, await self._client.advance(state.service, body))
         except FunctionFailed as failure:
             if not failure.lasting:
                 self._failed(state, failure)
             raise
+        finally:
+            state.requests -= 1
         state.failures = 0
         state.pauses.reset()
-        return progress
+        state.answers = answer.build
+        return answer.progress
 
     async def _watch(self, state: _State, problems: MutableMapping[str, str]) -> None:
         name = f"function {state.service.name}"
         while True:
-            if state.down is None:
-                problems.pop(name, None)
-                await asyncio.sleep(PROBE_S)
+            if state.down is not None:
+                problems[name] = state.down
+                await asyncio.sleep(state.pause_s)
+                await self._probe(state)
                 continue
-            problems[name] = state.down
-            await asyncio.sleep(state.pause_s)
-            await self._probe(state)
+            problems.pop(name, None)
+            await asyncio.sleep(PROBE_S)
+            if state.down is None and state.answers != state.build:
+                await self._follow(state)
 
     def _failed(self, state: _State, failure: FunctionFailed) -> None:
         state.failures += 1
@@ -161,19 +186,46 @@ class Functions:
             log.warning(events.FUNCTION_DOWN, service=state.service.name, reason=state.down)
 
     async def _probe(self, state: _State) -> None:
-        try:
-            learn(state.service, await self._client.describe(state.service), keeps=True)
-        except (FunctionFailed, FunctionMisfit) as failure:
-            state.down = message_of(failure)
-            return
-        except Exception as error:  # whatever it is, the others are to be looked after
-            state.down = f"what {state.service.url} says of itself can't be read: {described(error)}"
+        state.down = await self._why_not_read(state)
+        if state.down is not None:
             return
         # It still has its failures: if the first request fails, too, it is down again, and no other was sent.
-        state.down = None
         log.info(events.FUNCTION_BACK, service=state.service.name)
 
-    async def _learn(self, service: RemoteService, patience_s: float) -> None:
+    async def _follow(self, state: _State) -> None:
+        """Read what a new deployment has, once one of its processes has answered."""
+        answers = state.answers
+        why = await self._why_not_read(state)
+        if why is not None:
+            log.warning(events.FUNCTION_NOT_READ, service=state.service.name, reason=why)
+            state.build = answers  # not again before yet another answers
+
+    async def _why_not_read(self, state: _State) -> str | None:
+        """Read again what a function has; why that can't be done, or None: it is done."""
+        try:
+            await self._read_again(state)
+        except (FunctionFailed, FunctionMisfit) as failure:
+            return message_of(failure)
+        except Exception as error:  # whatever it is, the others are to be looked after
+            return f"what {state.service.url} says of itself can't be read: {described(error)}"
+        return None
+
+    async def _read_again(self, state: _State) -> None:
+        self._learned(state, await self._client.describe(state.service), keeps=True)
+
+    def _learned(self, state: _State, content: bytes, *, keeps: bool = False) -> None:
+        service = state.service
+        state.build = state.answers = learn(service, content, keeps=keeps).build
+        log.info(
+            events.FUNCTION_READ,
+            service=service.name,
+            url=service.url,
+            build=state.build,
+            handlers=sorted(service.handlers),
+        )
+
+    async def _learn(self, state: _State, patience_s: float) -> None:
+        service = state.service
         clock = asyncio.get_running_loop().time
         until = clock() + patience_s
         while True:
@@ -185,19 +237,28 @@ class Functions:
                     raise FunctionMisfit(message_of(failure)) from failure
                 log.warning(events.FUNCTION_NOT_READ, service=service.name, reason=message_of(failure))
             await asyncio.sleep(PROBE_S)
-        description = learn(service, content)
-        log.info(
-            events.FUNCTION_READ,
-            service=service.name,
-            url=service.url,
-            build=description.build,
-            handlers=sorted(service.handlers),
-        )
+        self._learned(state, content)
 
 
-def _progress(service: RemoteService, content: bytes) -> Progress:
+def _status(state: _State) -> FunctionStatus:
+    service = state.service
+    return FunctionStatus(
+        service=service.name,
+        url=service.url,
+        build=state.build,
+        handlers=tuple(_targets(service)),
+        requests=state.requests,
+        problem=state.down,
+    )
+
+
+def _targets(service: RemoteService) -> list[str]:
+    return [target(handler.service, handler.name, handler.version) for handler in service.all_handlers()]
+
+
+def _answer(service: RemoteService, content: bytes) -> FunctionAnswer:
     try:
-        return decode_progress(content)
+        return decode_answer(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         why = f"what answers at {service.url} is not a function of this release: {message_of(error)}"
         raise FunctionFailed("FunctionMisunderstood", why) from error

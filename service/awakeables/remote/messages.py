@@ -1,7 +1,7 @@
 """What a service and a function say to each other: JSON in the bodies of HTTP.
 
-`POST` to the function's URL carries a `FunctionRequest`, and its answer is a `Progress`; the answer to `GET`
-is a `Description`. Fields may be added; a reader ignores those that it does not know.
+`POST` to the function's URL carries a `FunctionRequest`, and its answer is a `FunctionAnswer`; the answer to
+`GET` is a `Description`. Fields may be added; a reader ignores those that it does not know.
 """
 
 from __future__ import annotations
@@ -39,6 +39,17 @@ class FunctionRequest(Record):
     max_actions: int
     revoke_to: str | None = None
     protocol: int = PROTOCOL
+
+
+class FunctionAnswer(Record):
+    """The answer to a `FunctionRequest`.
+
+    Attributes:
+        build: The version of the code that answers, so that a new deployment is noticed.
+    """
+
+    progress: Progress
+    build: str = ""
 
 
 class DescribedValue(Record):
@@ -94,5 +105,5 @@ class Description(Record):
 
 encode = msgspec.json.Encoder().encode
 decode_request = msgspec.json.Decoder(FunctionRequest).decode
-decode_progress = msgspec.json.Decoder(Progress).decode
+decode_answer = msgspec.json.Decoder(FunctionAnswer).decode
 decode_description = msgspec.json.Decoder(Description).decode

@@ -59,6 +59,11 @@ class LocalMembership:
         living = tuple(each for each in self._instances.values() if each.state != "dead")
         return HeartbeatReply(now_ms=now_ms, living=living)
 
+    async def serve(self, instance_id: str, handlers: Sequence[str]) -> None:
+        mine = self._instances.get(instance_id)
+        if mine is not None:
+            self._instances[instance_id] = replace(mine, handlers=tuple(handlers))
+
     async def leave(self, instance_id: str, *, gone: bool) -> None:
         mine = self._instances.get(instance_id)
         if mine is not None and gone:

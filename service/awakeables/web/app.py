@@ -20,6 +20,7 @@ from awakeables.web.bodies import Bodies
 from awakeables.web.calls import CallRoutes
 from awakeables.web.deadletters import DeadLetterRoutes
 from awakeables.web.documents import DocumentRoutes
+from awakeables.web.functions import FunctionRoutes
 from awakeables.web.guard import Guard
 from awakeables.web.health import HealthRoutes
 from awakeables.web.instances import InstanceRoutes
@@ -168,6 +169,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     health = HealthRoutes(api, waiting, guard, settings)
     invocations = InvocationRoutes(api, waiting, guard, settings)
     metrics_page = MetricsRoute(metrics)
+    functions = FunctionRoutes(api)
     instances = InstanceRoutes(api, waiting)
     objects = ObjectRoutes(api, waiting, bodies)
     offsets = OffsetRoutes(api, waiting)
@@ -239,6 +241,8 @@ def _routes(  # noqa: PLR0915 - a line per route
     for path in ("/pauses/*", "/pauses/*/*"):
         routes.add("POST", f"{path}/pause", pauses.pause, scope="operate")
         routes.add("POST", f"{path}/resume", pauses.resume, scope="operate")
+    routes.add("GET", "/functions", functions.list, scope="read")
+    routes.add("POST", "/functions/*/refresh", functions.refresh, scope="operate")
     routes.add("GET", "/instances", instances.list, scope="read")
     routes.add("GET", "/versions", versions.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")

@@ -17,7 +17,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 Deed: TypeAlias = Literal[
     "resume", "cancel", "kill", "resolve", "reject", "resend", "skip", "purge", "pause", "edit", "restart",
-    "seek", "trigger",
+    "seek", "trigger", "refresh",
 ]  # fmt: skip
 
 

@@ -31,28 +31,26 @@ class DocumentRoutes:
         """
         self._api = api
         self._guarded = guarded
+        self._openapi_of = lru_cache(maxsize=1)(self._described)
         self._page_at = lru_cache(maxsize=8)(self._rendered)
 
     async def openapi(self, _request: HttpRequest) -> Response:
-        return response(self._openapi_text)
+        return response(self._openapi_of(self._api.app.learned)[1])
 
     async def asyncapi(self, _request: HttpRequest) -> Response:
         return response(self._asyncapi_text)
 
     async def page(self, request: HttpRequest) -> Response:
-        text = self._page_at(_base_url(request))
+        text = self._page_at(_base_url(request), self._api.app.learned)
         return response(text.encode(), b"text/html; charset=utf-8", headers=PAGE_HEADERS)
 
-    def _rendered(self, base: str) -> str:
-        return page.page(self._openapi, base=base, guarded=self._guarded)
+    def _rendered(self, base: str, learned: int) -> str:
+        return page.page(self._openapi_of(learned)[0], base=base, guarded=self._guarded)
 
-    @cached_property
-    def _openapi(self) -> dict[str, Any]:
-        return openapi(self._api.app, version=self._api.build)
-
-    @cached_property
-    def _openapi_text(self) -> bytes:
-        return msgspec.json.encode(self._openapi)
+    def _described(self, _learned: int) -> tuple[dict[str, Any], bytes]:
+        """The OpenAPI document, and its text; another once remote services have been read again."""
+        document = openapi(self._api.app, version=self._api.build)
+        return document, msgspec.json.encode(document)
 
     @cached_property
     def _asyncapi_text(self) -> bytes:

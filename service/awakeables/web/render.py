@@ -39,7 +39,7 @@ from awakeables.core.records import rfc3339, text_from
 from awakeables.core.replay import describe
 from awakeables.core.sealed import Unopened
 from awakeables.core.versions import VersionUse
-from awakeables.ports import Expectation
+from awakeables.ports import Expectation, FunctionStatus
 from awakeables.queries import KeyStatus, WaitingInvocation
 from awakeables.web import views
 from awakeables.wire.journals import FORMAT
@@ -336,6 +336,17 @@ def _waiting(chain: Sequence[WaitingInvocation]) -> list[views.WaitingInvocation
 
 def pause(row: PauseRow) -> views.PauseView:
     return views.PauseView(target=row.target, since=instant(row.since_ms), by=row.by)
+
+
+def function(status: FunctionStatus) -> views.FunctionView:
+    return views.FunctionView(
+        service=status.service,
+        url=status.url,
+        build=status.build,
+        handlers=list(status.handlers),
+        requests=status.requests,
+        problem=status.problem,
+    )
 
 
 def _wait(row: AwakeableRow) -> views.WaitView:

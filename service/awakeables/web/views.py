@@ -553,6 +553,29 @@ class ResumedView(View):
     resumed: list[str]
 
 
+class FunctionView(View):
+    """What this instance knows of the function of a remote service.
+
+    Attributes:
+        handlers: As `service/handler`, and `service/handler@2` for a version other than the first.
+        requests: How many are under way.
+        problem: Why it gets no requests; null: it gets them.
+    """
+
+    service: str
+    url: str
+    build: str
+    handlers: list[str]
+    requests: Natural
+    problem: str | None
+
+
+class FunctionsView(View):
+    """The functions of remote services, by service."""
+
+    items: list[FunctionView]
+
+
 class TriggeredView(View):
     """What was begun; null: it begins when the last invocation has ended."""
 

@@ -315,6 +315,31 @@ def test_subscriptions_are_listed_with_what_they_wait_for(
     assert all(row.endswith(state) for row, state in zip(rows, states, strict=True))
 
 
+FUNCTION = {
+    "service": "orders",
+    "url": "http://127.0.0.1:8090",
+    "build": "2026.12",
+    "handlers": ["orders/fulfil", "orders/fulfil@2"],
+    "requests": 3,
+    "problem": None,
+}
+
+
+def test_functions_are_listed_with_why_they_get_no_requests(stub: StubService, run: Run) -> None:
+    for changes, state in (({}, "ok"), ({"problem": "it can't be reached"}, "it can't be reached")):
+        stub.will_answer("GET /functions", {"items": [FUNCTION | changes]})
+        [_, row] = run("functions", "list", "--wide").stdout.splitlines()
+        assert "fulfil, fulfil@2" in row
+        assert row.endswith(state)
+    stub.will_answer("GET /functions", {"items": []})
+    assert run("functions", "list").stderr == "the app has no remote services\n"
+
+
+def test_a_function_is_read_again(stub: StubService, run: Run) -> None:
+    stub.will_answer("POST /functions/orders/refresh", FUNCTION)
+    assert run("functions", "refresh", "orders").stdout == "orders: it has fulfil, fulfil@2\n"
+
+
 def test_an_app_without_subscriptions_says_so(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /subscriptions", {"items": []})
     assert run("subscriptions", "list").stderr == "the app has no subscriptions\n"

@@ -22,11 +22,14 @@ from awakeables import (
     TerminalError,
 )
 from awakeables.core.sources import source_of
+from awakeables.errors import NotFound, OperatorError
 from awakeables.remote.attempts import RemoteAttempts
 from awakeables.remote.described import FunctionMisfit
 from awakeables.remote.functions import FAILURES, Functions
+from awakeables.telemetry import events
 from awakeables.testing.bench import Bench, Process, quick, until
 from support.functions import IN_PROCESS, client_of, function_of
+from support.logs import heard
 from unit.engine.harness import value
 
 
@@ -438,6 +441,73 @@ async def test_a_function_that_only_describes_itself_is_asked_less_and_less_ofte
         elsewhere.place.status = 200
         for invocation in begun:
             await bench.status(invocation, "suspended")
+
+
+async def test_a_function_is_read_again_by_command() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    async with elsewhere.running() as process:
+        assert elsewhere.functions is not None
+        [status] = elsewhere.functions.statuses()
+        assert (status.handlers, status.build, status.problem) == (("orders/pack",), "", None)
+
+        async def count(ctx: Context, item: str) -> int:
+            return 7
+
+        elsewhere.place.app = App("functions", services=[orders_with(count=count)])
+        elsewhere.place.options = {"build": "2"}
+        with pytest.raises(NotFound):
+            process.api.app.handler("orders", "count")
+        status = await elsewhere.functions.refresh("orders")
+        # What it has no more may still be what open invocations are of.
+        assert (set(status.handlers), status.build) == ({"orders/count", "orders/pack"}, "2")
+        invocation = await elsewhere.bench.begin(process, "count", b'"book"')
+        assert value(await elsewhere.bench.status(invocation, "completed")) == 7
+        elsewhere.place.status = 500
+        with pytest.raises(OperatorError, match="answered with 500"):
+            await elsewhere.functions.refresh("orders")
+        with pytest.raises(NotFound, match="no remote service 'order'; there are: orders"):
+            await elsewhere.functions.refresh("order")
+
+
+async def test_a_new_build_is_noticed_with_its_first_answer() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    elsewhere.place.options = {"build": "1"}
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        assert elsewhere.functions is not None
+        await bench.status(await bench.begin(process, "pack", b'"book"'), "suspended")
+        await asyncio.sleep(60)
+        assert elsewhere.place.descriptions == 1
+
+        async def pack_numbers(ctx: Context, number: int) -> int:
+            return number
+
+        elsewhere.place.app = App("functions", services=[orders_with(pack=pack_numbers)])
+        elsewhere.place.options = {"build": "2"}
+        await bench.status(await bench.begin(process, "pack", b'"book"'), "paused")
+        await until(lambda: elsewhere.functions.statuses()[0].build == "2", "it was read")  # type: ignore[union-attr]
+        assert process.api.app.handler("orders", "pack").accept(b"7") == b"7"
+        await asyncio.sleep(60)
+        assert elsewhere.place.descriptions == 2
+
+
+async def test_a_new_build_that_can_not_be_served_is_said_once() -> None:
+    elsewhere = Elsewhere(orders_with(pack=pack))
+    elsewhere.orders.named("pack", str, int)
+    elsewhere.place.options = {"build": "1"}
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        begun = await bench.begin(process, "pack", b'"book"')
+        await bench.status(begun, "suspended")
+        elsewhere.place.app = App("functions", services=[orders_with(other=pack)])
+        elsewhere.place.options = {"build": "2"}
+        with heard() as logs:
+            await bench.settle(process, (await bench.awakeable(begun)).id, {"weight": 3})
+            await asyncio.sleep(60)
+        said = [each["reason"] for each in logs if each["event"] == events.FUNCTION_NOT_READ]
+        assert len(said) == 1
+        assert "orders has no handler 'pack'; it has: other" in said[0]
+        assert process.api.app.handler("orders", "pack")
 
 
 async def test_what_describes_itself_and_answers_nonsense_is_down_as_well() -> None:

@@ -21,7 +21,7 @@ from awakeables.errors import DeclarationError
 from awakeables.handlers.attempt import Broken, Crashed, Finished, News, Origin, Progress
 from awakeables.handlers.stateless import AdvanceRequest
 from awakeables.remote import asgi, lambda_handler
-from awakeables.remote.messages import FunctionRequest, decode_description, decode_progress, encode
+from awakeables.remote.messages import FunctionRequest, decode_answer, decode_description, encode
 from awakeables.remote.signing import HEADER, Signer
 from support.functions import PRIVATE, PUBLIC, function_of
 
@@ -110,7 +110,7 @@ async def asked(
 async def progress(body: bytes, **options: Any) -> Progress:
     answer = await asked(body, **options)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json"), answer.text
-    return decode_progress(answer.content)
+    return decode_answer(answer.content).progress
 
 
 async def test_it_says_what_it_has() -> None:
@@ -305,7 +305,7 @@ class TestLambda:
     def test_it_answers_events_of(self, kind: str) -> None:
         answer = self.handle(self.events()[kind], None)
         assert answer["statusCode"] == 200, answer
-        ended = decode_progress(answer["body"]).ended
+        ended = decode_answer(answer["body"]).progress.ended
         assert ended == Finished(result=Resolution.of_json(b'"book"'))
         if kind == "load balancer, several values":
             assert answer["multiValueHeaders"] == {"content-type": ["application/json"]}
@@ -347,7 +347,7 @@ class TestLambda:
         event = self.events()["function URL, HTTP API"] | {"body": body}
         event["headers"] = {HEADER: self.signature("POST", body)}
         handle = lambda_handler(SHOP, keys=[PUBLIC], max_bytes=len(body) + 200)
-        ended = decode_progress(handle(event, None)["body"]).ended
+        ended = decode_answer(handle(event, None)["body"]).progress.ended
         assert isinstance(ended, Broken)
         assert ended.kind == "AnswerTooLarge"
 

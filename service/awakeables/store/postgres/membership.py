@@ -6,7 +6,7 @@ no lock either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from awakeables.core.instances import HeartbeatReply, Instance
 from awakeables.store.postgres.connection import Connection, Session
@@ -54,6 +54,9 @@ class PostgresMembership:
             return HeartbeatReply(now_ms=now_ms, living=tuple(each for each in found if each.state != "dead"))
 
         return await self._session.run(beat)
+
+    async def serve(self, instance_id: str, handlers: Sequence[str]) -> None:
+        await self._execute("serve", instance_id, list(handlers))
 
     async def leave(self, instance_id: str, *, gone: bool) -> None:
         await self._execute("gone" if gone else "leave", instance_id)

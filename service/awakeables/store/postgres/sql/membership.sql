@@ -27,6 +27,9 @@ FROM (
 ) AS late
 WHERE n.id = late.id
 
+-- serve --
+UPDATE awakeables.instances AS n SET handlers = $2 WHERE n.id = $1
+
 -- leave --
 UPDATE awakeables.instances AS n SET state = 'leaving' WHERE n.id = $1 AND n.state = 'alive'
 
