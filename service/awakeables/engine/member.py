@@ -175,15 +175,14 @@ class Member:
             self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
         if beat.living != self.living:
             self._note(beat.living)
-        await self._serve()
         if not was_sure:
             self._on_sure()
         self._beaten.set()
+        await self._serve()  # last: the heartbeat counts, whatever comes of this
 
     async def _serve(self) -> None:
         """Announce which handlers this instance serves, if that has changed."""
-        me = next((each for each in self.living if each.id == self.id), None)
-        handlers = self._handlers()
+        me, handlers = self._mine(self.living), self._handlers()
         if me is not None and me.handlers != handlers:
             await self._membership.serve(self.id, handlers)
 
@@ -226,9 +225,12 @@ class Member:
         if not self.alone:
             self._sure_until_s = sent_s + (self._settings.timeout - self._settings.margin).total_seconds()
 
+    def _mine(self, living: tuple[Instance, ...]) -> Instance | None:
+        return next((each for each in living if each.id == self.id), None)
+
     def _note(self, living: tuple[Instance, ...]) -> None:
         self.living = living
-        me = next((each for each in living if each.id == self.id), None)
+        me = self._mine(living)
         if me is not None:
             self.not_builds = newer_builds(me, living)
             self.not_handlers = served_elsewhere(me, living)

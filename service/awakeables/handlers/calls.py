@@ -53,10 +53,13 @@ def items_of(iterator: Iterator[Any]) -> list[Any]:
     return items
 
 
-async def call(function: Callable[..., Any], *args: Any, executor: Executor) -> Any | Raised:
+async def call(function: Callable[..., Any], *args: Any, executor: Executor | None) -> Any | Raised:
     """Call a function: one that is async in a task of its own, any other in a thread.
 
     Both run under a copy of the caller's context variables.
+
+    Args:
+        executor: Has the thread; None: the loop's own.
 
     Raises:
         asyncio.CancelledError: The caller was cancelled; the function's own are `Raised`.

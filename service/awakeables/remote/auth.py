@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 from awakeables.core.texts import described
 from awakeables.errors import AwakeablesError, DeclarationError
+from awakeables.handlers.calls import Raised, call
 
 TokenSource: TypeAlias = Callable[[], str | Awaitable[str]]
 
@@ -48,15 +47,9 @@ class BearerToken:
         """
         if isinstance(self._token, str):
             return {"authorization": f"Bearer {self._token}"}
-        try:
-            returned = (
-                self._token()
-                if inspect.iscoroutinefunction(self._token)
-                else await asyncio.to_thread(self._token)
-            )
-            token = await returned if inspect.isawaitable(returned) else returned
-        except Exception as error:  # it is the user's
-            raise AuthFailed(f"there is no token: {described(error)}") from error
+        token = await call(self._token, executor=None)
+        if isinstance(token, Raised):
+            raise AuthFailed(f"there is no token: {described(token.error)}") from token.error
         if not isinstance(token, str) or not _can_be_sent(token):
             raise AuthFailed("there is no token: what was returned is none, or can't be in a header")
         return {"authorization": f"Bearer {token}"}

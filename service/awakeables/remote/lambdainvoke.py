@@ -19,8 +19,7 @@ class LambdaTransport:
     def __init__(self, http: Transport) -> None:
         """Invoke over this transport; nothing is loaded before the first request."""
         self._http = http
-        self._endpoints: dict[str, str] = {}
-        self._auths: dict[str, AwsIam] = {}
+        self._regions: dict[str, tuple[str, AwsIam]] = {}
 
     async def send(self, method: str, url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         """As the port says; `url` is the function's ARN.
@@ -31,9 +30,11 @@ class LambdaTransport:
             MissingDependency: botocore is not installed.
         """
         region = url.split(":")[3]
-        if region not in self._endpoints:
-            self._endpoints[region] = await asyncio.to_thread(_endpoint, region)
-            self._auths[region] = AwsIam(region=region, service="lambda")
+        if region not in self._regions:
+            found = await asyncio.to_thread(_endpoint, region)
+            # Unless a request beside this one was first: what signs keeps credentials.
+            self._regions.setdefault(region, (found, AwsIam(region=region, service="lambda")))
+        endpoint, auth = self._regions[region]
         event = {
             "version": "2.0",
             "requestContext": {"http": {"method": method}},
@@ -42,8 +43,8 @@ class LambdaTransport:
             "isBase64Encoded": False,
         }
         content = json.dumps(event, ensure_ascii=False).encode()
-        address = f"{self._endpoints[region]}/2015-03-31/functions/{url}/invocations"
-        signed = await self._auths[region].headers("POST", address, content)
+        address = f"{endpoint}/2015-03-31/functions/{url}/invocations"
+        signed = await auth.headers("POST", address, content)
         status, answered = await self._http.send("POST", address, dict(signed), content)
         return _answer(answered) if status == HTTPStatus.OK else (status, answered)
 
