@@ -22,12 +22,14 @@ from awakeables.core.records import Record
 from awakeables.core.replay import open_awakeables
 from awakeables.handlers.attempt import (
     Attempt,
+    AwakeableWait,
     Broken,
     Left,
     News,
     Origin,
     Progress,
     Ready,
+    TimerWait,
     Wait,
     joined,
 )
@@ -143,13 +145,16 @@ class StatelessAttempts:
         """As `LocalAttempts`."""
         self._local = LocalAttempts(app, world, executor, run_failed, action_of=action_of)
         self._app = app
+        self._suspended = SuspendedWaits()
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
         """As the port says; `ready` is never called, because a reply is complete."""
         given = history[0]
         assert isinstance(given, Input)
         self._app.handler(origin.service, origin.handler, given.version)
-        return StatelessAttempt(origin, history, post=self._post, spawn=self._local.spawn)
+        return StatelessAttempt(
+            origin, history, post=self._post, spawn=self._local.spawn, suspended=self._suspended
+        )
 
     async def _post(self, request: AdvanceRequest) -> Progress:
         progress = await answer(self._local, _decode_request(_encode(request)))
@@ -171,12 +176,52 @@ Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Progress], str], Awaitable[Prog
 """Runs a request in a task of this name, which ends with the `Attempts`."""
 
 
-class StatelessAttempt:
-    """The owner's half: it keeps the history, and nothing else."""
+MOST_SUSPENDED = 20_000
+MOST_WAITS = 16
 
-    def __init__(self, origin: Origin, history: Sequence[Entry], *, post: Post, spawn: Spawn) -> None:
+
+class SuspendedWaits:
+    """What suspended invocations wait for, so that an answer takes one request instead of two.
+
+    Without it, the first request of an attempt finds out what the handler waits for. A cache: of the last
+    `MOST_SUSPENDED` invocations with at most `MOST_WAITS` waits, in this process.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[int, tuple[Wait, ...]]] = {}
+
+    def keep(self, invocation_id: str, entries: int, progress: Progress) -> None:
+        """Keep what an invocation waits for whose journal has this many entries, all of them durable."""
+        waits = progress.blocked_on
+        if progress.owes or progress.running or progress.shielded or not 0 < len(waits) <= MOST_WAITS:
+            return
+        if all(isinstance(wait, AwakeableWait | TimerWait) for wait in waits):
+            self._kept[invocation_id] = (entries, waits)
+            if len(self._kept) > MOST_SUSPENDED:
+                del self._kept[next(iter(self._kept))]
+
+    def take(self, invocation_id: str, entries: int) -> Progress | None:
+        """What an invocation waits for, unless its journal has grown since; it is not kept any longer."""
+        length, waits = self._kept.pop(invocation_id, (-1, ()))
+        return Progress(blocked_on=waits) if length == entries else None
+
+
+class StatelessAttempt:
+    """The owner's half: it keeps the history and the last progress."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        history: Sequence[Entry],
+        *,
+        post: Post,
+        spawn: Spawn,
+        suspended: SuspendedWaits,
+    ) -> None:
         self._post = post
         self._spawn = spawn
+        self._suspended = suspended
+        self._last = Progress()
         self._origin = origin
         self._history = tuple(history)
         self._variables = copy_context()
@@ -184,15 +229,22 @@ class StatelessAttempt:
 
     def advance(self, news: News) -> Progress | Awaitable[Progress]:
         """As the port says."""
-        if news.stop and not news.arrived and not news.cancel:
-            # The handler was dropped with the last reply.
-            return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
+        if not news.arrived and not news.cancel:
+            invocation_id, entries = self._origin.invocation_id, len(self._history)
+            if news.stop:
+                # The handler was dropped with the last reply.
+                if news.durable == entries:
+                    self._suspended.keep(invocation_id, entries, self._last)
+                return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
+            if self._begins and (last := self._suspended.take(invocation_id, entries)) is not None:
+                self._begins, self._last = False, last
+                return last
         return self._variables.run(self._spawn, self._send(news), self._origin.invocation_id)
 
     async def _send(self, news: News) -> Progress:
         request = AdvanceRequest(origin=self._origin, history=self._history, news=news, begins=self._begins)
         self._begins = False
-        progress = await self._post(request)
+        self._last = progress = await self._post(request)
         self._history += progress.entries
         return progress
 

@@ -13,7 +13,7 @@ from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, RunFailed
 from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.service import App
-from awakeables.handlers.stateless import AdvanceRequest, StatelessAttempt
+from awakeables.handlers.stateless import AdvanceRequest, StatelessAttempt, SuspendedWaits
 from awakeables.remote.client import FunctionFailed
 from awakeables.remote.functions import FunctionDown, Functions
 from awakeables.remote.messages import FunctionRequest, encode
@@ -30,6 +30,7 @@ class RemoteAttempts:
         self._functions = functions
         self._app = app
         self._world = world
+        self._suspended = SuspendedWaits()
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
         """As the port says; an attempt elsewhere never calls `ready`, because an answer is complete."""
@@ -51,7 +52,9 @@ class RemoteAttempts:
         async def post(request: AdvanceRequest) -> Progress:
             return await self._post(service, request)
 
-        return StatelessAttempt(origin, history, post=post, spawn=self._local.spawn)
+        return StatelessAttempt(
+            origin, history, post=post, spawn=self._local.spawn, suspended=self._suspended
+        )
 
     def unavailable(self) -> Sequence[str]:
         """As the port says: the handlers whose functions are down."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -21,8 +21,11 @@ from awakeables import (
     Service,
     TerminalError,
 )
+from awakeables.core.invocations import Status
 from awakeables.core.sources import source_of
 from awakeables.errors import NotFound, OperatorError
+from awakeables.handlers.attempt import AwakeableWait, Progress, RunWait
+from awakeables.handlers.stateless import MOST_SUSPENDED, MOST_WAITS, SuspendedWaits
 from awakeables.remote.attempts import RemoteAttempts
 from awakeables.remote.described import FunctionMisfit
 from awakeables.remote.functions import FAILURES, Functions
@@ -145,8 +148,81 @@ async def test_nothing_is_sent_while_invocations_wait() -> None:
             await bench.settle(process, (await bench.awakeable(invocation)).id, {"weight": 3})
         for invocation in begun:
             await bench.status(invocation, "completed")
-        # One that replays the handler to where it waits, and one that gives it the answer.
-        assert elsewhere.place.requests == before + 2 * len(begun)
+        assert elsewhere.place.requests == before + len(begun)
+
+
+async def test_after_a_restart_the_first_request_finds_out_what_the_handler_waits_for() -> None:
+    async def walk(ctx: Context) -> list[int]:
+        first = await ctx.awakeable(int)
+        await ctx.sleep(timedelta(hours=1))
+        return [first, await ctx.awakeable(int, timeout=timedelta(days=1))]
+
+    async def answered(process: Process, number: int) -> None:
+        last = bench.awakeables(invocation)[-1]
+        assert (await bench.settle(process, last.id, number)).kind == "accepted"
+
+    async def requests_for(what: Awaitable[None], status: Status) -> int:
+        before = elsewhere.place.requests
+        await what
+        await asyncio.sleep(60)
+        assert bench.row(invocation).status == status
+        return elsewhere.place.requests - before
+
+    elsewhere = Elsewhere(orders_with(walk=walk))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        invocation = await bench.begin(process, "walk")
+        await bench.status(invocation, "suspended")
+    async with elsewhere.running() as process:
+        assert await requests_for(answered(process, 1), "suspended") == 2
+        assert await requests_for(asyncio.sleep(3600), "suspended") == 1
+        assert await requests_for(answered(process, 2), "completed") == 1
+    assert value(bench.row(invocation)) == [1, 2]
+
+
+async def test_a_deployment_that_waits_for_something_else_is_given_what_it_waits_for() -> None:
+    async def before(ctx: Context) -> int:
+        first, second = ctx.awakeable(int), ctx.awakeable(int)
+        return await first + await second
+
+    async def after(ctx: Context) -> int:
+        first, second = ctx.awakeable(int), ctx.awakeable(int)
+        return await second + 10 * await first
+
+    elsewhere = Elsewhere(orders_with(handler=before))
+    bench = elsewhere.bench
+    async with elsewhere.running() as process:
+        invocation = await bench.begin(process, "handler")
+        await bench.status(invocation, "suspended")
+        elsewhere.place.app = App("functions", services=[orders_with(handler=after)])
+        one, two = bench.awakeables(invocation)
+        await bench.settle(process, one.id, 1)
+        await asyncio.sleep(600)
+        assert bench.row(invocation).status == "suspended"
+        await bench.settle(process, two.id, 2)
+        assert value(await bench.status(invocation, "completed")) == 12
+
+
+def test_what_suspended_invocations_wait_for_is_kept_for_so_many() -> None:
+    kept = SuspendedWaits()
+    wait = AwakeableWait(index=1, awakeable_id="a")
+    for number in range(MOST_SUSPENDED + 1):
+        kept.keep(f"inv-{number}", 2, Progress(blocked_on=(wait,)))
+    assert kept.take("inv-0", 2) is None
+    assert kept.take("inv-1", 2) == Progress(blocked_on=(wait,))
+    assert kept.take("inv-1", 2) is None
+    assert kept.take("inv-2", 3) is None  # another instance has added to its journal
+    run = RunWait(index=2, name="charge", due_ms=5)
+    for waits, options in (
+        ((wait,) * (MOST_WAITS + 1), {}),
+        ((wait, run), {}),
+        ((), {}),
+        ((wait,), {"owes": True}),
+        ((wait,), {"shielded": True}),
+        ((wait,), {"running": 1}),
+    ):
+        kept.keep("other", 2, Progress(blocked_on=waits, **options))
+        assert kept.take("other", 2) is None
 
 
 async def test_actions_are_executed_there_after_what_came_before_is_durable() -> None:
