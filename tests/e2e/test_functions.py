@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from awakeables.devbroker import EmbeddedBroker
-from e2e.chaos.processes import CLI, Victim
+from e2e.chaos.processes import CLI, Victim, kept_running
 from support.eventually import eventually
 from support.functions import PRIVATE, PUBLIC
 from support.real_kafka import free_port
@@ -222,6 +223,99 @@ async def test_a_function_that_is_killed_again_and_again_repeats_only_what_is_no
     assert set(executed) == {f"{name} {n}" for name in begun for n in (0, 1, 2, 3, 10, 11)}
     # What is executed again was under way when the function was killed: for each kill, two of an invocation.
     assert sum(executed.values()) - len(executed) <= 2 * len(begun)
+
+
+DYING = """
+import asyncio
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+from awakeables import App, Context, Service
+from awakeables.remote import asgi
+
+steps = Service("steps")
+FOLDER = Path(os.environ["BOOK"])
+
+class Requests:
+    number = 0
+
+def die_if(moment: str) -> None:
+    # The plan is gone before the process is, so that the next one lives.
+    if (FOLDER / "plan").exists() and (FOLDER / "plan").read_text() == f"{Requests.number} {moment}":
+        (FOLDER / "plan").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@steps.handler()
+async def walk(ctx: Context) -> list[str]:
+    first = await ctx.run("first", step, "first")
+    both = await ctx.gather(ctx.run("left", step, "left"), ctx.run("right", step, "right"))
+    told = ctx.awakeable(str)
+    ctx.publish("questions", first, awakeable=told)
+    answer = await told
+    await ctx.sleep(timedelta(milliseconds=10))
+    return [first, *both, answer, await ctx.run("last", step, "last")]
+
+async def step(name: str) -> str:
+    with (FOLDER / "book").open("a") as book:
+        book.write(f"{name} {Requests.number}\\n")
+    die_if("during")
+    return name
+
+function = asgi(App("steps", services=[steps]), keys=[Path(os.environ["QUOTES_KEY"]).read_text()])
+
+async def dying(scope, receive, send):
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return await function(scope, receive, send)
+    with (FOLDER / "requests").open("a") as requests:
+        requests.write(".")
+    Requests.number = (FOLDER / "requests").stat().st_size
+    die_if("before")
+    sent = []
+    async def keep(message):
+        sent.append(message)
+    await function(scope, receive, keep)
+    die_if("after")
+    for message in sent:
+        await send(message)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+async def test_a_function_may_be_killed_in_any_of_its_requests(moment: str, tmp_path: Path) -> None:
+    """Before it does anything, during an action, or with the answer at hand: one kill, in each request."""
+    (tmp_path / "steps_function.py").write_text(DYING)
+    (tmp_path / "steps_service.py").write_text(SERVICE)
+    plan, requests, book = (tmp_path / name for name in ("plan", "requests", "book"))
+    kills, where = [], {"function": "steps_function:dying", "service": "steps_service:app"}
+    async with (
+        pair(tmp_path, **where, code=tmp_path, BOOK=str(tmp_path)) as both,
+        kept_running(both.function),
+    ):
+        for number in count(1):
+            requests.write_text("")
+            book.write_text("")
+            plan.write_text(f"{number} {moment}")
+            invocation = await both.begin("/steps/walk", None)
+
+            async def asked() -> Any:
+                return await both.listed("/awakeables", state="pending")
+
+            [awakeable] = await eventually(asked, timeout=60)
+            await both.http.post(f"/restate/awakeables/{awakeable['id']}/resolve", json="yes")
+            assert await both.output(invocation) == ["first", "left", "right", "yes", "last"]
+            executed: dict[str, list[int]] = {"first": [], "left": [], "right": [], "last": []}
+            for line in book.read_text().splitlines():
+                name, request = line.split()
+                executed[name].append(int(request))
+            # Executed in one request, and again only if the kill was in that one: nothing was recorded.
+            for name, found in executed.items():
+                assert len(found) == 1 or (len(found) == 2 and found[0] == number), (number, name, found)
+            if not plan.exists():
+                kills.append(number)
+            elif number >= requests.stat().st_size:
+                break
+    assert kills == ([2, 4, 8] if moment == "during" else [1, 2, 3, 4, 5, 6, 7, 8, 9])
 
 
 async def test_a_service_that_waits_for_its_function_stops_when_it_is_told_to(tmp_path: Path) -> None:
