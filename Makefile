@@ -84,7 +84,7 @@ down: ## stop and remove them; their data stays in the volumes
 
 lock: ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
-		--extra dev --extra encryption --extra otel --extra postgres --extra remote --group test -o requirements/lock.txt pyproject.toml
+		--extra aws --extra dev --extra encryption --extra function --extra otel --extra postgres --extra remote --group test -o requirements/lock.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt --extra encryption --extra postgres --extra remote -o requirements/runtime.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \

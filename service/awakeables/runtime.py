@@ -8,8 +8,8 @@ import math
 import platform
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -31,7 +31,8 @@ from awakeables.engine.readtopic import FoldingSettings, ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import MissingDependency, OperatorError
+from awakeables.errors import OperatorError
+from awakeables.extras import extra
 from awakeables.forks import close_in_children
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
@@ -465,22 +466,9 @@ def _postgres_store(url: str, app: App, retention_ms: int) -> Store:
     Raises:
         MissingDependency: The driver is not installed.
     """
-    with _with_driver():
+    with extra("postgres", "a store in PostgreSQL needs"):
         from awakeables.store.postgres.store import PostgresStore
     return PostgresStore(url, retention_ms=retention_ms, app=app.name, codec=app.codec)
-
-
-@contextmanager
-def _with_driver() -> Iterator[None]:
-    """Import within the block what needs PostgreSQL's driver, which nothing else loads."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != "asyncpg":
-            raise
-        raise MissingDependency(
-            "a store in PostgreSQL needs the extra `postgres`: pip install 'awakeables[postgres]'"
-        ) from None
 
 
 async def rekeyed(store: str, app: App, *, clear: bool) -> Rekeyed:
@@ -497,7 +485,7 @@ async def rekeyed(store: str, app: App, *, clear: bool) -> Rekeyed:
         from awakeables.store.sqlite.rekeying import rekey as rekey_file
 
         return await asyncio.to_thread(rekey_file, Path(store), app=app.name, codec=app.codec, clear=clear)
-    with _with_driver():
+    with extra("postgres", "a store in PostgreSQL needs"):
         from awakeables.store.postgres.rekeying import rekey
     return await rekey(store, app=app.name, codec=app.codec, clear=clear)
 
@@ -510,14 +498,8 @@ def _spans(settings: Settings) -> Spans | None:
     """
     if not settings.spans:
         return None
-    try:
+    with extra("otel", "AWAKEABLES_SPANS needs"):
         from awakeables.telemetry.spans import Spans
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "opentelemetry":
-            raise
-        raise MissingDependency(
-            "AWAKEABLES_SPANS needs the extra `otel`: pip install 'awakeables[otel]'"
-        ) from None
     spans = Spans(version=__version__)
     if not spans.has_provider:
         log.warning(
@@ -544,6 +526,6 @@ def audit_of(settings: Settings, app: App | None, clock: SystemClock) -> Audit:
     name, codec = ("", None) if app is None else (app.name, app.codec)
     if not is_postgres(settings.store):
         return SqliteAudit(Path(settings.store), clock=clock, app=name, codec=codec)
-    with _with_driver():
+    with extra("postgres", "a store in PostgreSQL needs"):
         from awakeables.store.postgres.audit import PostgresAudit
     return PostgresAudit(settings.store, app=name, codec=codec)

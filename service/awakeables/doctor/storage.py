@@ -8,6 +8,7 @@ from pathlib import Path
 
 from awakeables.doctor.findings import Finding
 from awakeables.errors import OperatorError
+from awakeables.extras import extra
 from awakeables.ports import Clock, PayloadCodec
 from awakeables.store.sqlite.checkup import StoreCondition, inspect_store
 from awakeables.store.urls import shown_store
@@ -79,11 +80,8 @@ async def examine_database(
 ) -> tuple[Finding, CodeUsage | None]:
     """Check a database without changing it; also return what its rows need of the code, if that is known."""
     try:
-        from awakeables.store.postgres.checkup import inspect_database
-    except ModuleNotFoundError:
-        text = "the extra `postgres` is missing: pip install 'awakeables[postgres]'"
-        return Finding("store", "FAULT", text), None
-    try:
+        with extra("postgres", "a store in PostgreSQL needs"):
+            from awakeables.store.postgres.checkup import inspect_database
         condition = await inspect_database(url, app, codec)
     except OperatorError as error:
         return Finding("store", "FAULT", str(error)), None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from awakeables.core.sealed import MAX_KEY_ID_BYTES
 from awakeables.errors import DeclarationError, KeyMissing, MissingDependency
+from awakeables.extras import extra
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
@@ -118,13 +119,9 @@ def _aead() -> type[AESGCMSIV]:
     Raises:
         MissingDependency: `cryptography` is not installed, or its OpenSSL is older than 3.2.
     """
-    try:
+    with extra("encryption", "a key ring needs"):
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
-    except ImportError:
-        raise MissingDependency(
-            "a key ring needs the extra `encryption`: pip install 'awakeables[encryption]'"
-        ) from None
     try:
         AESGCMSIV(bytes(KEY_BYTES))
     except UnsupportedAlgorithm:

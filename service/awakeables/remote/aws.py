@@ -10,7 +10,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from awakeables.core.texts import described
-from awakeables.errors import DeclarationError, MissingDependency
+from awakeables.errors import DeclarationError
+from awakeables.extras import extra
 from awakeables.remote.auth import AuthFailed
 
 _HOSTS: Final = (
@@ -95,10 +96,6 @@ def botocore_session() -> Any:
     Raises:
         MissingDependency: botocore is not installed.
     """
-    try:
+    with extra("aws", "functions in AWS need"):
         from botocore.session import Session
-    except ImportError:
-        raise MissingDependency(
-            "functions in AWS need the extra `aws`: pip install 'awakeables[remote,aws]'"
-        ) from None
     return Session()

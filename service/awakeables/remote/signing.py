@@ -12,7 +12,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from awakeables.errors import AwakeablesError, DeclarationError, MissingDependency
+from awakeables.errors import AwakeablesError, DeclarationError
+from awakeables.extras import extra
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -39,7 +40,7 @@ class Signer:
             DeclarationError: It is no Ed25519 private key in PEM, or it is encrypted.
             MissingDependency: `cryptography` is not installed.
         """
-        serialization, ed25519 = _cryptography()
+        serialization, ed25519 = _cryptography("remote")
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError):
@@ -72,7 +73,7 @@ class Verifier:
         """
         if isinstance(keys, str) or not keys:
             raise DeclarationError("keys= is a list of Ed25519 public keys in PEM, at least one")
-        serialization, ed25519 = _cryptography()
+        serialization, ed25519 = _cryptography("function")
         self._keys: list[Ed25519PublicKey] = []
         for place, pem in enumerate(keys):
             try:
@@ -122,13 +123,8 @@ def _signed(method: str, at_s: int, body: bytes) -> bytes:
     return f"awakeables/1\n{method}\n{at_s}\n".encode() + body
 
 
-def _cryptography() -> tuple[Any, Any]:
-    try:
+def _cryptography(name: str) -> tuple[Any, Any]:
+    with extra(name, "signed requests need"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError:
-        raise MissingDependency(
-            "signed requests need the extra `function`, or `remote` for the service: "
-            "pip install 'awakeables[function]'"
-        ) from None
     return serialization, ed25519

@@ -9,7 +9,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from awakeables.errors import AwakeablesError, MissingDependency
+from awakeables.errors import AwakeablesError
+from awakeables.extras import extra
 from awakeables.handlers.remoteservice import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ class AiohttpTransport:
 
 
 def _aiohttp() -> tuple[ModuleType, ModuleType]:
-    try:
+    with extra("remote", "remote services need"):
         import aiohttp
         import yarl
-    except ImportError:
-        raise MissingDependency(
-            "remote services need the extra `remote`: pip install 'awakeables[remote]'"
-        ) from None
     return aiohttp, yarl

@@ -40,4 +40,4 @@ def test_case_u11_every_missing_optional_extra_has_its_own_message() -> None:
     raising = "".join(path.read_text() for path in (root / "service").rglob("*.py"))
     for extra in extras:
         assert f"[{extra}]" in readme
-        assert f"extra `{extra}`" in raising
+        assert f'("{extra}"' in raising or f"extra `{extra}`" in raising
