@@ -148,9 +148,16 @@ class Function:
 
     async def _progress(self, request: FunctionRequest) -> Progress:
         attempts = self._attempts(request)
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._limit_s + GRACE_S) as limit:
-                return await answer(attempts, request.advance)
+            async with asyncio.timeout(None) as limit:
+                # The grace begins once the loop sees that the time is up: in a process that was frozen, all
+                # due timers expire together, and this one would cut off an action that is to be repeated.
+                grace = loop.call_later(self._limit_s, lambda: limit.reschedule(loop.time() + GRACE_S))
+                try:
+                    return await answer(attempts, request.advance)
+                finally:
+                    grace.cancel()
         except NotFound as error:
             # A deployment that has it may answer the next time.
             return Progress(ended=Crashed(kind="NotFound", message=message_of(error)))

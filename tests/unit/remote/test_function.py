@@ -14,13 +14,14 @@ import pytest
 from msgspec import UNSET
 from pydantic import BaseModel, Field
 
-from awakeables import App, Context, Schedule, Service
-from awakeables.core.journal import Input, RunRequested
+from awakeables import App, Context, RetryPolicy, Schedule, Service
+from awakeables.core.journal import Input, RunAttemptFailed, RunRequested
 from awakeables.core.outcomes import Resolution
 from awakeables.errors import DeclarationError
 from awakeables.handlers.attempt import Broken, Crashed, Finished, News, Origin, Progress
 from awakeables.handlers.stateless import AdvanceRequest
 from awakeables.remote import asgi, lambda_handler
+from awakeables.remote.function import GRACE_S
 from awakeables.remote.messages import FunctionRequest, decode_answer, decode_description, encode
 from awakeables.remote.signing import HEADER, Signer
 from support.functions import PRIVATE, PUBLIC, function_of
@@ -55,6 +56,11 @@ async def blocking(ctx: Context, seconds: float) -> None:
 
 
 @orders.handler()
+async def repeated(ctx: Context, seconds: float) -> str:
+    return await ctx.run("sleep", asyncio.sleep, seconds, "done", retry=RetryPolicy())
+
+
+@orders.handler()
 async def idle(ctx: Context) -> None:
     await asyncio.sleep(60)
 
@@ -79,7 +85,7 @@ def request(handler: str, value: Any = None, *, durable: int = 1, **changes: Any
         Input(service="orders", handler=handler, seed="1", at_ms=1, value=given, version=changes.pop("v", 1)),
     )
     begins = True
-    if handler in ("slow", "blocking") and durable > 1:
+    if handler in ("slow", "blocking", "repeated") and durable > 1:
         history, begins = (*history, RunRequested(name="sleep")), False
     advance = AdvanceRequest(
         origin=Origin(invocation_id="inv_1", service="orders", handler=handler),
@@ -118,7 +124,7 @@ async def test_it_says_what_it_has() -> None:
     description = decode_description(answer.content)
     assert (description.app, description.build, description.limit_ms) == ("shop", "2026.12", 9000)
     described = {each.name: each for each in description.handlers}
-    assert described.keys() == {"fulfil", "count", "slow", "blocking", "idle", "verbose", "raw"}
+    assert described.keys() == {"fulfil", "count", "slow", "blocking", "repeated", "idle", "verbose", "raw"}
     assert described["fulfil"].doc == "Fulfil an order."
     assert described["fulfil"].input is not None
     schema = json.loads(bytes(described["fulfil"].input.schema))  # type: ignore[arg-type]
@@ -159,6 +165,16 @@ async def test_an_action_that_takes_longer_than_the_limit_parks_the_invocation(h
     assert ended.kind == "FunctionLimitExceeded"
     assert "0.05 s: use an awakeable" in ended.message
     assert time.monotonic() - began < 5
+
+
+async def test_an_action_that_was_frozen_over_the_limit_is_repeated_if_it_has_a_retry() -> None:
+    freeze_s = GRACE_S + 0.3  # over both the actions' time and the request's: their timers expire together
+    asyncio.get_running_loop().call_later(0.02, time.sleep, freeze_s)
+    told = await progress(request("repeated", 5.0, durable=2), limit=timedelta(seconds=0.1))
+    assert told.ended is None
+    [failed] = told.entries
+    assert isinstance(failed, RunAttemptFailed)
+    assert "took longer than the function's limit" in failed.error
 
 
 async def test_a_handler_that_awaits_asyncio_for_longer_than_the_limit_parks_the_invocation() -> None:
