@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 100000
 N ?= 3000
-KILLS ?= 15
+KILLS ?= 22
 SEED ?= 1
 # Python compiles each module once and keeps it, whatever the shell says: the tests start a hundred processes.
 export PYTHONDONTWRITEBYTECODE :=
@@ -66,7 +66,7 @@ fmt: install ## format and mend what can be mended
 sim: install ## the simulation at length: make sim SEEDS=100000
 	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n 2 -q tests/simulation -k every_promise
 
-chaos: install ## two instances on PostgreSQL and Kafka, killed, frozen and cut off: make chaos N=3000 KILLS=15 SEED=1
+chaos: install ## two instances on PostgreSQL and Kafka, and a function, killed, frozen and cut off: make chaos N=3000 KILLS=22 SEED=1
 	@cd tests && ../$(BIN)/python -m e2e.chaos $(N) $(KILLS) $(SEED)
 
 bench: install ## how fast it is here, beside the floor (needs wrk and a real Kafka or a Docker engine)

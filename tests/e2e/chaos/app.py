@@ -1,6 +1,7 @@
 """The app that is killed: simple handlers, and those of `flows`, which say what they were told.
 
-`awakeables serve e2e.chaos.app:app`; CHAOS_NAME names the app and its topics, CHAOS_LEDGER the ledger.
+`awakeables serve e2e.chaos.app:app`; CHAOS_NAME names the app and its topics, CHAOS_LEDGER the ledger, and
+CHAOS_FUNCTION, if there is one, the URL of the function that has the handlers of `functions`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,18 @@ from awakeables import (
 from e2e.chaos import tampering
 from e2e.chaos.books import codec_for
 from e2e.chaos.flows import approvals, flows, parts
+from e2e.chaos.functions import remote_vaults, tellers
 from e2e.chaos.ledger import ledger_of_this_process
-from e2e.chaos.questions import NAME, NOBODY, Question, Seen, Told, asked, charged, heard
+from e2e.chaos.questions import (
+    NAME,
+    NOBODY,
+    Question,
+    Told,
+    asked,
+    charged,
+    first_one_then_the_other,
+    heard,
+)
 
 EVENTS = f"{NAME}-events"
 """The topic that handlers subscribe to."""
@@ -112,16 +123,7 @@ async def delegates(ctx: Context, question: Question) -> Told:
 
 @shapes.handler()
 async def first_of_two(ctx: Context, question: Question) -> Told:
-    answers = [asked(ctx, question), asked(ctx, question)]
-    seen: list[Seen] = []
-    while len(seen) < len(answers):
-        left = [answer for answer in answers if answer.id not in {each.id for each in seen}]
-        try:
-            async with ctx.timeout(timedelta(seconds=0.7)):
-                seen.append(await heard(await ctx.select(*left)))
-        except TimedOut:
-            continue
-    return Told(n=question.n, seen=seen)
+    return Told(n=question.n, seen=await first_one_then_the_other(ctx, question))
 
 
 accounts = VirtualObject("accounts")
@@ -221,7 +223,9 @@ async def kills_its_process(ctx: Context) -> None:
 if "CHAOS_LEDGER" in os.environ:  # served; a test that imports names from here is left as it is
     tampering.begin()
 codec = codec_for(os.environ.get("AWAKEABLES_STORE", ""))
-app = App(NAME, services=[shapes, flows, parts, approvals, fates, accounts, events, histories], codec=codec)
+with_function = [remote_vaults, tellers] if "CHAOS_FUNCTION" in os.environ else []
+here = [shapes, flows, parts, approvals, fates, accounts, events, histories]
+app = App(NAME, services=[*here, *with_function], codec=codec)
 
 
 def check(event: Event) -> None:

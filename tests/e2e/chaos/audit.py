@@ -20,13 +20,13 @@ from awakeables.core.journal import (
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import kind_of, partition_sources
-from e2e.chaos import flowaudit, operated, subscribed
+from e2e.chaos import flowaudit, functionaudit, operated, subscribed
 from e2e.chaos.evidence import Evidence, Kind, Violation, gather
 from e2e.chaos.ledger import Line
 
 __all__ = ["gather", "violations"]
 
-EFFECTS = {"charge": 1, "prepaid": 1, "takes_late": 1, "shielded": 1, "branches": 4}
+EFFECTS = {"charge": 1, "prepaid": 1, "takes_late": 1, "shielded": 1, "branches": 4, "deposit": 2}
 """How many side effects these handlers record."""
 
 UNCALLED = ("tick", "takes_late")
@@ -49,6 +49,7 @@ def violations(evidence: Evidence) -> list[Violation]:
         *subscribed.violations(evidence),
         *flowaudit.violations(evidence),
         *operated.violations(evidence),
+        *functionaudit.violations(evidence),
     ]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from functools import partial
 from typing import get_args
 
-from e2e.chaos import flowaudit, operated, subscribed
+from e2e.chaos import flowaudit, functionaudit, operated, subscribed
 from e2e.chaos.app import SUBSCRIPTIONS
 from e2e.chaos.audit import violations
 from e2e.chaos.evidence import Evidence, Kind
-from e2e.chaos.forgeries import forged_acts, forged_flows, forged_records, forgeries
+from e2e.chaos.faults import FUNCTION_FAULTS
+from e2e.chaos.forgeries import forged_acts, forged_flows, forged_functions, forged_records, forgeries
 from e2e.chaos.kafka import ends_of
 from e2e.chaos.operators import KINDS
 from e2e.chaos.world import PARTITIONS, World
@@ -56,6 +58,9 @@ async def stop_when_done(here: World) -> None:
     statuses = await asyncio.gather(*(instance.stop(DONE_S) for instance in here.instances))
     for instance, status in zip(here.instances, statuses, strict=True):
         assert status == 0, instance.last_words()
+    if here.function is not None:
+        # uvicorn ends by the signal that it has been sent.
+        assert await here.function.stop(DONE_S) in (0, -signal.SIGTERM), here.function.last_words()
     await here.verify()
 
 
@@ -75,6 +80,9 @@ def examine(evidence: Evidence, *, told: str) -> str:
         for name, kind, forged in forged_records(evidence):
             if kind not in {violation.kind for violation in subscribed.violations(forged)}:
                 unseen.append(f"{name} ({kind})")
+    unseen += [
+        name for name, forged in forged_functions(evidence) if not any(functionaudit.violations(forged))
+    ]
     assert unseen == [], f"the audit is blind to {unseen}"
     return verdict
 
@@ -97,4 +105,25 @@ def _figures(evidence: Evidence) -> str:
         f"{len(evidence.records)} records of {len(evidence.produced)} in the subscribed topic, "
         f"{len(evidence.dead_letters)} dead letters, {ticks} ticks, {lates} late answers handled, "
         f"operators {dict(acts)}, {sum(act.held for act in evidence.acts)} paused before they were resumed"
+        f"{_figures_of_function(evidence)}"
+    )
+
+
+def _figures_of_function(evidence: Evidence) -> str:
+    rows = functionaudit.remote(evidence)
+    if not rows:
+        return ""
+    ids = {row.id for row in rows}
+    effects = [line for line in evidence.lines("effect") if line["invocation"] in ids]
+    again = len(effects) - len({line["key"] for line in effects})
+    hit = {
+        name: [functionaudit.under_way(evidence, harm) for harm in evidence.harms if harm.name == name]
+        for name in FUNCTION_FAULTS
+    }
+    open_then = ", ".join(f"{name} {counts}" for name, counts in hit.items() if counts)
+    late = len(list(functionaudit.executed_late(evidence)))
+    return (
+        f"; {len(rows)} invocations went through the function, open in its faults: {open_then or 'none'}; "
+        f"it was found down {evidence.outages} times, and executed {again} of {len(effects)} side effects "
+        f"again, {late} of them by what was held up until the first was recorded"
     )

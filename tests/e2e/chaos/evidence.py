@@ -15,7 +15,9 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import as_resolution
 from awakeables.ports import Page, Store
+from awakeables.telemetry.events import FUNCTION_DOWN
 from e2e.chaos.app import SUBSCRIPTIONS
+from e2e.chaos.faults import Harm
 from e2e.chaos.flows import TICKS
 from e2e.chaos.kafka import Records, ends_of, everything_in
 from e2e.chaos.ledger import Line
@@ -61,6 +63,8 @@ class Evidence:
         stages: For each key of the workflow, what its run has put down.
         acts: What operators have done.
         pauses: The handlers that are paused.
+        harms: The faults that were done.
+        outages: How often an instance has found the function down.
     """
 
     invocations: Mapping[str, Invocation]
@@ -87,13 +91,19 @@ class Evidence:
     stages: Mapping[str, Sequence[str]]
     acts: Sequence[Act]
     pauses: Sequence[str]
+    harms: Sequence[Harm]
+    outages: int
 
     def lines(self, kind: str) -> Iterator[Line]:
         return (line for line in self.ledger if line["kind"] == kind)
 
 
 async def gather(
-    world: World, calls: Sequence[Call], produced: Sequence[Produced] = (), acts: Sequence[Act] = ()
+    world: World,
+    calls: Sequence[Call],
+    produced: Sequence[Produced] = (),
+    acts: Sequence[Act] = (),
+    harms: Sequence[Harm] = (),
 ) -> Evidence:
     """Read the store as a service would, and the topics as a consumer would."""
     await world.books.check()
@@ -148,6 +158,8 @@ async def gather(
         stages=stages,
         acts=acts,
         pauses=pauses,
+        harms=harms,
+        outages=world.logged(FUNCTION_DOWN),
     )
 
 

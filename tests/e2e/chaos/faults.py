@@ -1,15 +1,18 @@
-"""What is done to instances, workers, PostgreSQL and Kafka, as a seed decides."""
+"""What is done to instances, workers, the function, PostgreSQL and Kafka, as a seed decides."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from random import Random
 
 import httpx
 
+from e2e.chaos.functions import LIMIT, TIMEOUT
 from e2e.chaos.processes import Victim
 from e2e.chaos.world import START_S, World
 from support.eventually import eventually
@@ -20,12 +23,25 @@ from support.real_postgres import RealPostgres
 TIMEOUT_S = 5.0
 """An instance that is silent for so long is declared dead; the shortest that may be set."""
 
+SECOND = timedelta(seconds=1)
+GRACE = timedelta(seconds=0.6)
 SHORT_S = (0.2, 2.0)
 LONG_S = (2.0 * TIMEOUT_S, 2.4 * TIMEOUT_S)
 """Shorter and longer than any time-out after which somebody is taken for dead."""
 
 FREEZE_S = 5.0
-"""How long an instance is given to come to a write."""
+"""How long an instance is given to come to a write, or the function to come to an action."""
+
+OVER_LIMIT_S = (LIMIT + GRACE) / SECOND, (TIMEOUT - GRACE) / SECOND
+"""Longer than actions of the function may take, and shorter than the service waits for it."""
+
+OVER_TIMEOUT_S = (TIMEOUT + GRACE) / SECOND, (TIMEOUT + 6 * GRACE) / SECOND
+AWAY_S = (2.0, 4.0)
+NOTICED_S = 20.0
+"""How long the function stays away at most until an instance has found it down."""
+
+AWAY = "take the function away"
+FUNCTION_FAULTS = ("kill the function", "freeze the function for a moment", "freeze the function", AWAY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +57,19 @@ class Fault:
     at: object
     lasts: bool
     do: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Harm:
+    """A fault that was done, and how many calls were under way when it began."""
+
+    name: str
+    under_way: int
+    began_ms: int
+    ended_ms: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.under_way} under way, {(self.ended_ms - self.began_ms) / 1000:.1f} s)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +133,36 @@ class Faults:
             kind("deafen to the store", store, partial(_break, store, "deaf", short_s(), then="cut")),
             kind("cut the broker off", broker, partial(_break, broker, "cut", short_s())),
             kind("stall the broker", broker, partial(_break, broker, "stalled", long_s()), lasts=True),
+            *self._kinds_of(self._here.function),
         ]
+
+    def _kinds_of(self, function: Victim | None) -> list[Fault]:
+        """They begin while the function executes something: what is lost then is executed again."""
+        if function is None:
+            return []
+        uniform = self._chance.uniform
+        deeds: list[Callable[[], Awaitable[None]]] = [
+            partial(_kill, function),
+            partial(_freeze, function, uniform(*OVER_LIMIT_S)),
+            partial(_freeze, function, uniform(*OVER_TIMEOUT_S)),
+            partial(self._take_away, function, uniform(*AWAY_S)),
+        ]
+        return [
+            Fault(name=name, at=function, lasts=number > 0, do=partial(self._amid_an_action, do))
+            for number, (name, do) in enumerate(zip(FUNCTION_FAULTS, deeds, strict=True))
+        ]
+
+    async def _amid_an_action(self, do: Callable[[], Awaitable[None]]) -> None:
+        """If it comes to one soon."""
+        await self._here.function_works(FREEZE_S)
+        await do()
+
+    async def _take_away(self, function: Victim, lasts_s: float) -> None:
+        """At least until an instance sends it nothing more, if one is there to find that out."""
+        async with function.away():
+            await asyncio.sleep(lasts_s)
+            with suppress(AssertionError):
+                await eventually(self._here.function_is_down, timeout=NOTICED_S)
 
     async def _freeze_before_a_write(self, victim: Victim, lasts_s: float, *, locking: bool = False) -> None:
         """If it comes to one soon; without work it comes to none."""

@@ -15,6 +15,7 @@ from awakeables.core.awakeables import AwakeableRow, VerdictHistory
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import (
+    CallRequested,
     CancellationRaised,
     ClockRead,
     Entry,
@@ -27,7 +28,9 @@ from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 from e2e.chaos.app import ADD, NOTE
 from e2e.chaos.books import DAY_MS
 from e2e.chaos.evidence import Evidence, Kind
+from e2e.chaos.faults import AWAY, FUNCTION_FAULTS
 from e2e.chaos.flows import STEPS, TICK
+from e2e.chaos.functionaudit import CALLERS, remote
 from e2e.chaos.operated import ENOUGH
 from e2e.chaos.operators import Act
 
@@ -236,6 +239,38 @@ def forged_acts(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     claimed = [replace(handler, claims=1)] * ENOUGH
     others = [replace(act, claims=None) for act in evidence.acts]
     yield "pauses that hold nothing", replace(evidence, acts=[*others, *claimed])
+
+
+def forged_functions(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    """What might go wrong with handlers that run in a function, if there is one."""
+    for handler in CALLERS:
+        for row in _some(evidence, handler):
+            other = json.loads(_content(row))
+            other["effects"][0] = "another"
+            yield (
+                f"an end that {handler} was not told",
+                _with_row(evidence, row, result_json=_end(json.dumps(other).encode())),
+            )
+            [callee, *_] = [e.id for e in evidence.journals[row.id] if isinstance(e, CallRequested)]
+            yield f"a callee of {handler} that is not there", _without(evidence, callee)
+    for row in _some(evidence, "deposit"):
+        told = json.loads(_content(row))
+        done = {line["nonce"]: line for line in evidence.lines("effect") if line["invocation"] == row.id}
+        before, after = (done[effect] | {"nonce": "again"} for effect in told["effects"])
+        late = [("before", before | {"at_ms": 0}), ("after", after | {"at_ms": after["at_ms"] + DAY_MS})]
+        for what, again in late:
+            yield (
+                f"an action {what} a wait that is executed after its result",
+                replace(evidence, ledger=[*evidence.ledger, again]),
+            )
+    moved = {
+        row.id: msgspec.structs.replace(row, created_ms=row.created_ms + DAY_MS) for row in remote(evidence)
+    }
+    for harm in [harm for harm in evidence.harms if harm.name in FUNCTION_FAULTS][:1]:
+        idle = replace(evidence, invocations=dict(evidence.invocations) | moved)
+        yield f"nothing that went through the function in: {harm.name}", idle
+    if any(harm.name == AWAY for harm in evidence.harms):
+        yield "an outage of the function that nobody noticed", replace(evidence, outages=0)
 
 
 def _some(

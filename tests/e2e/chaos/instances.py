@@ -10,10 +10,11 @@ from random import Random
 
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
+from awakeables.world import SystemClock
 from e2e.chaos.books import PostgresBooks
 from e2e.chaos.endings import examine, stop_when_done
 from e2e.chaos.evidence import gather
-from e2e.chaos.faults import TIMEOUT_S, Fault, Faults, Infrastructure
+from e2e.chaos.faults import TIMEOUT_S, Fault, Faults, Harm, Infrastructure
 from e2e.chaos.load import Call, Client, calls
 from e2e.chaos.operators import Operators
 from e2e.chaos.processes import kept_running
@@ -72,7 +73,8 @@ async def infrastructure(*, ends_with: int) -> AsyncIterator[Infrastructure]:
 async def survive_faults(folder: Path, things: Infrastructure, *, seed: int, count: int, faults: int) -> str:
     """Do harm at random moments under load; fails if a promise was broken. Returns the verdict."""
     chance = Random(seed)
-    planned, produced = calls(count, chance, several=True), records(count // 2, seed)
+    planned = calls(count, chance, several=True, with_function=True)
+    produced = records(count // 2, seed)
     with things.postgres.database(migrated=False) as url:
         here = _world(folder, things, url)
         await create_topics(KafkaConnection(bootstrap=here.bootstrap), here.topics)
@@ -87,13 +89,13 @@ async def survive_faults(folder: Path, things: Infrastructure, *, seed: int, cou
                 harm = Faults(here, things, chance).planned(faults)
                 operators = Operators(here, planned, Random(f"{seed} operators"))
                 async with asyncio.timeout(DONE_S + faults * 30 + count / 20):
-                    told = await _harm(
+                    done = await _harm(
                         here, planned, harm, chance, producing=(producer, produced), operators=operators
                     )
                 await here.all_started()
             await stop_when_done(here)
-            evidence = await gather(here, planned, produced, operators.acts)
-    return examine(evidence, told=f"seed {seed}: {told}")
+            evidence = await gather(here, planned, produced, operators.acts, done)
+    return examine(evidence, told=f"seed {seed}: {'; '.join(map(str, done))}")
 
 
 def _world(folder: Path, things: Infrastructure, url: str) -> World:
@@ -111,6 +113,7 @@ def _world(folder: Path, things: Infrastructure, url: str) -> World:
         [direct, behind],
         session_s=SESSION_S,
         settings=settings,
+        with_function=True,
     )
 
 
@@ -122,7 +125,7 @@ async def _harm(
     *,
     producing: tuple[RecordProducer, list[Produced]],
     operators: Operators,
-) -> str:
+) -> list[Harm]:
     """Between two faults a share of the calls begins, records are produced, and operators act.
 
     Returns what was done, and to how many calls under way.
@@ -134,8 +137,8 @@ async def _harm(
     producer, produced = producing
     share, records_share = -(-len(planned) // len(harm)), -(-len(produced) // len(harm))
     tasks: list[asyncio.Task[None]] = []
-    loop = asyncio.get_running_loop()
-    done: list[str] = []
+    now_ms = SystemClock().now_ms
+    done: list[Harm] = []
     turns: dict[object, asyncio.Lock] = {fault.at: asyncio.Lock() for fault in harm}
 
     async def later(call: Call, delay_s: float) -> None:
@@ -151,10 +154,11 @@ async def _harm(
         return sum(not task.done() for task in tasks)
 
     async def do(fault: Fault) -> None:
-        calls_then, began_s = under_way(), loop.time()
+        calls_then = under_way()
         async with turns[fault.at]:
+            began_ms = now_ms()
             await fault.do()
-        done.append(f"{fault.name} ({calls_then} under way, {loop.time() - began_s:.1f} s)")
+        done.append(Harm(name=fault.name, under_way=calls_then, began_ms=began_ms, ended_ms=now_ms()))
         print(done[-1], flush=True)
 
     async with asyncio.TaskGroup() as clients:
@@ -177,4 +181,4 @@ async def _harm(
             lasting = doing if overlaps else None
             if not overlaps:
                 await doing
-    return "; ".join(done)
+    return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,26 @@ class Ledger:
         self._path = path
 
     def write(self, kind: str, **facts: Any) -> None:
-        line = json.dumps({"kind": kind, "pid": os.getpid()} | facts) + "\n"
+        written = {"kind": kind, "pid": os.getpid(), "at_ms": round(time.time() * 1000)} | facts
+        line = json.dumps(written) + "\n"
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(file, line.encode())
         finally:
             os.close(file)
 
-    def lines(self, kind: str | None = None) -> list[Line]:
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def lines(self, kind: str | None = None, *, since: int = 0) -> list[Line]:
+        """All lines, or those of a kind; `since` is the size that it had before them."""
         if not self._path.exists():
             return []
-        lines = [json.loads(line) for line in self._path.read_text().splitlines()]
+        with self._path.open("rb") as file:
+            file.seek(since)
+            lines = [json.loads(line) for line in file.read().splitlines()]
         return [line for line in lines if kind in (None, line["kind"])]
 
 

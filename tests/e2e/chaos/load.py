@@ -12,6 +12,7 @@ import httpx
 
 from e2e.chaos.app import shapes
 from e2e.chaos.flows import flows
+from e2e.chaos.functions import tellers, vaults
 from e2e.chaos.questions import SIDES, Manner, Question
 
 RETRY_S = 0.1
@@ -49,9 +50,10 @@ class Call:
         return f"call-{self.question.n}"
 
 
-def calls(count: int, chance: Random, *, several: bool = False) -> list[Call]:
+def calls(count: int, chance: Random, *, several: bool = False, with_function: bool = False) -> list[Call]:
     """Every shape and manner, in an order that the seed decides; for several instances in every way."""
-    names = [f"{service.name}/{name}" for service in (shapes, flows) for name in sorted(service.handlers)]
+    services = (shapes, flows, *((vaults, tellers) if with_function else ()))
+    names = [f"{service.name}/{name}" for service in services for name in sorted(service.handlers)]
     planned = [
         Call(
             shape=names[n % len(names)],

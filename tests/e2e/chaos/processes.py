@@ -31,6 +31,7 @@ class Victim:
         self._log = log
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
+        self._may_start = asyncio.Lock()
 
     @property
     def process(self) -> asyncio.subprocess.Process:
@@ -113,7 +114,15 @@ class Victim:
             if status != -signal.SIGKILL:
                 self.failures.append(status)
             await asyncio.sleep(RESTART_S)
-            await self.start()
+            async with self._may_start:
+                await self.start()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """SIGKILL; within the block it is not started again."""
+        async with self._may_start:
+            self.kill_now()
+            yield
 
     async def stop(self, timeout: float = 60) -> int:
         """SIGTERM; the exit status. If it does not end, its log ends with what its threads do."""
@@ -125,8 +134,11 @@ class Victim:
             self.process.send_signal(signal.SIGABRT)  # Python's fault handler writes all stacks
             return await self.process.wait()
 
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else "(no log)"
+
     def last_words(self) -> str:
-        return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else "(no log)"
+        return self.log()[-4000:]
 
     async def end(self) -> None:
         if self._process is not None and self._process.returncode is None:

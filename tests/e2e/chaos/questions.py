@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
-from awakeables import Awakeable, Context, Rejected, TimedOut
+from awakeables import Awakeable, Context, Rejected, RetryPolicy, TimedOut
 from awakeables.handlers.late import OnLate
 from e2e.chaos.ledger import ledger_of_this_process
 
@@ -108,9 +108,23 @@ async def heard(answer: Awakeable[Answer]) -> Seen:
         return Seen(id=answer.id, state="timed-out", late=late.kind, progress=late.progress(Progress))
 
 
-async def charged(ctx: Context) -> str:
+async def first_one_then_the_other(ctx: Context, question: Question) -> list[Seen]:
+    """Two answers, in the order in which they come."""
+    answers = [asked(ctx, question), asked(ctx, question)]
+    seen: list[Seen] = []
+    while len(seen) < len(answers):
+        left = [answer for answer in answers if answer.id not in {each.id for each in seen}]
+        try:
+            async with ctx.timeout(timedelta(seconds=0.7)):
+                seen.append(await heard(await ctx.select(*left)))
+        except TimedOut:
+            continue
+    return seen
+
+
+async def charged(ctx: Context, *, retry: RetryPolicy | None = None) -> str:
     """A side effect, which must be recorded once; what it returned."""
-    return await ctx.run("charge", side_effect, ctx.request.invocation_id, str(ctx.uuid()))
+    return await ctx.run("charge", side_effect, ctx.request.invocation_id, str(ctx.uuid()), retry=retry)
 
 
 def side_effect(invocation_id: str, key: str) -> str:

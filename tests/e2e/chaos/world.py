@@ -1,4 +1,4 @@
-"""Instances of a service and two workers as processes, on one store and one Kafka."""
+"""Instances of a service, two workers and perhaps a function as processes, on one store and one Kafka."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from e2e.chaos.ledger import Ledger
 from e2e.chaos.processes import CLI, TESTS, Victim, ended
 from e2e.chaos.questions import NOBODY, SIDES
 from support.eventually import eventually
+from support.functions import PRIVATE, PUBLIC
 from support.real_kafka import free_port
 
 PARTITIONS = 4
@@ -46,6 +47,7 @@ class World:
 
     Attributes:
         instances: The service's processes.
+        function: The process of the handlers that run elsewhere; None: there are none.
         clients: A client of each instance.
     """
 
@@ -58,6 +60,7 @@ class World:
         *,
         session_s: float,
         settings: Mapping[str, str],
+        with_function: bool = False,
     ) -> None:
         self.folder = folder
         self.bootstrap = bootstrap
@@ -75,6 +78,7 @@ class World:
             "CHAOS_URLS": ",".join(urls),
             **settings,
         }
+        self.function = self._function(environment) if with_function else None
         self.instances = [
             Victim(
                 f"instance-{number}",
@@ -107,6 +111,23 @@ class World:
             for url in urls
         ]
 
+    def _function(self, environment: dict[str, str]) -> Victim:
+        """The function's process; the instances know it by their environment."""
+        private, public, port = self.folder / "private.pem", self.folder / "public.pem", free_port()
+        private.write_bytes(PRIVATE)
+        public.write_text(PUBLIC)
+        environment |= {
+            "AWAKEABLES_FUNCTION_KEY": str(private),
+            "CHAOS_FUNCTION": f"http://127.0.0.1:{port}",
+        }
+        serve = (sys.executable, "-m", "uvicorn", "--log-level", "warning", "--port", str(port), "--factory")
+        return Victim(
+            "function",
+            *(*serve, "e2e.chaos.functions:function"),
+            log=self.folder / "function.log",
+            environment={**environment, "CHAOS_FUNCTION_KEY": str(public)},
+        )
+
     @property
     def service(self) -> Victim:
         """The first instance, or the only one."""
@@ -119,7 +140,7 @@ class World:
 
     @property
     def victims(self) -> list[Victim]:
-        return [*self.instances, *self.workers.values()]
+        return [*self.instances, *self.workers.values(), *filter(None, [self.function])]
 
     @property
     def completions(self) -> str:
@@ -236,6 +257,34 @@ class World:
         )
         told, _ = await process.communicate()
         assert process.returncode == 0, told.decode()
+
+    async def function_works(self, within_s: float) -> bool:
+        """Wait until the function executes an action; whether it has, in time."""
+        assert self.function is not None
+        pid, since = self.function.process.pid, self.ledger.size
+        try:
+            await eventually(
+                lambda: any(line["pid"] == pid for line in self.ledger.lines("effect", since=since)),
+                timeout=within_s,
+            )
+        except AssertionError:
+            return False
+        return True
+
+    async def function_is_down(self) -> bool:
+        """Whether an instance has found so, as it tells."""
+        for client in self.clients:
+            try:
+                listed = (await client.get("/functions", timeout=2)).json()["items"]
+            except (httpx.HTTPError, ValueError, KeyError):
+                continue
+            if any(each["problem"] is not None for each in listed):
+                return True
+        return False
+
+    def logged(self, event: str) -> int:
+        """How often the instances have logged this."""
+        return sum(instance.log().count(event) for instance in self.instances)
 
     async def worker_works(self, side: str) -> None:
         """Wait until this start of a worker has taken a task."""
