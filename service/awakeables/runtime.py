@@ -56,7 +56,7 @@ from awakeables.store.sqlite.audit import SqliteAudit
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.store.urls import is_postgres, shown_store
 from awakeables.telemetry import events
-from awakeables.telemetry.metrics import WorkerMetrics
+from awakeables.telemetry.metrics import Metrics, WorkerMetrics
 from awakeables.telemetry.server import served
 from awakeables.telemetry.stalls import Stalls
 from awakeables.web.app import WebSettings, create_app
@@ -121,7 +121,8 @@ async def serve(
         store = _store(app, settings, clock)
         await store.open()
         stack.push_async_callback(store.close)
-        functions = Functions(app, FunctionClient(system, AiohttpTransport(), signer_of(settings)))
+        metrics = Metrics()
+        functions = Functions(app, FunctionClient(system, AiohttpTransport(), signer_of(settings)), metrics)
         stack.push_async_callback(functions.close)
         if not await _learned(functions, stop):
             return
@@ -135,6 +136,7 @@ async def serve(
             entropy=entropy,
             settings=engine_settings(settings),
             build=settings.build or __version__,
+            metrics=metrics,
             on_time=None if following is None else following.follow,
             handlers=partial(RemoteAttempts, functions),
             offsets=KafkaOffsets(connection),

@@ -25,8 +25,8 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="[MODULE:APP]",
-            help="Also check this app's topics, that the store belongs to it, and that its code has what the "
-            "store needs.",
+            help="Also check this app's topics and functions, whether the store is its own, and whether "
+            "its code has what the store needs.",
             show_default=False,
         ),
     ] = None,

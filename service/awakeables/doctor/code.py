@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from awakeables.core.versions import OpenInvocations, versions_in_use
 from awakeables.doctor.findings import Finding
+from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.service import App
 from awakeables.handlers.subscription import undeclared
 from awakeables.store.usage import CodeUsage
@@ -21,6 +22,9 @@ def examine_code(app: App, usage: CodeUsage) -> Finding:
 
 def _handlers(app: App, found: tuple[OpenInvocations, ...]) -> Iterator[str]:
     for use in versions_in_use(app.versions, found):
+        service = app.services.get(use.service)
+        if isinstance(service, RemoteService) and not service.handlers:
+            continue  # its function could not be asked
         if use.state == "missing":
             many = "open invocation of" if use.open == 1 else "open invocations of"
             yield (

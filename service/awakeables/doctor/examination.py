@@ -9,6 +9,7 @@ from pathlib import Path
 from awakeables.doctor.cluster import NOT_CHECKED, examine_cluster
 from awakeables.doctor.code import examine_code
 from awakeables.doctor.findings import Finding
+from awakeables.doctor.functions import examine_functions
 from awakeables.doctor.service import examine_clock, visit_service
 from awakeables.doctor.settings import examine_settings
 from awakeables.doctor.storage import examine_database, examine_disk, examine_store
@@ -55,8 +56,10 @@ async def examine(
         store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=name, codec=codec)
         usage = None if condition is None else condition.usage
         findings += [store, examine_disk(path)]
-    if app is not None and usage is not None:
-        findings.append(examine_code(app, usage))
+    if app is not None:
+        findings += await examine_functions(app, settings, clock=clock)
+        if usage is not None:
+            findings.append(examine_code(app, usage))
     visit = await visit_service(
         settings.url,
         holder=None if condition is None else condition.holder,

@@ -21,6 +21,7 @@ from awakeables.remote.client import FunctionClient, FunctionFailed
 from awakeables.remote.described import FunctionMisfit, learn
 from awakeables.remote.messages import FunctionAnswer, decode_answer
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -31,6 +32,9 @@ PROBE_S = 1.0
 MOST_PROBE_S = 30.0
 """How often a function that is down is asked whether it answers; half as often each time that it describes
 itself and then fails again."""
+
+ANSWERED = "answered"
+"""The result of a request that did not fail, in metrics."""
 
 FAILURES = 5
 """How many requests in a row must fail before a function gets no more: a deployment drops one or two."""
@@ -75,14 +79,24 @@ class Functions:
     using up their attempts. It is asked what it has until it answers; then it gets requests again.
     """
 
-    def __init__(self, app: App, client: FunctionClient) -> None:
-        """Know the remote services of an app; nothing is asked before `learn_all`."""
+    def __init__(self, app: App, client: FunctionClient, metrics: Metrics | None = None) -> None:
+        """Know the remote services of an app; nothing is asked before `learn_all`.
+
+        Args:
+            app: The app.
+            client: Sends the requests.
+            metrics: Where they are counted; by default a registry of its own.
+        """
         self._client = client
+        self._metrics = metrics or Metrics()
         self._states: Mapping[str, _State] = {
             service.name: _State(service, asyncio.Semaphore(service.max_concurrent))
             for service in app.services.values()
             if isinstance(service, RemoteService)
         }
+        for name in self._states:  # an alarm can't see a series appear
+            self._metrics.function_down.labels(name).set(0)
+            self._metrics.function_requests.labels(name, ANSWERED)
 
     async def learn_all(self, *, patience_s: float = START_S) -> None:
         """Ask all functions what they have, and again while one does not answer.
@@ -156,11 +170,13 @@ class Functions:
         try:
             answer = _answer(state.service, await self._client.advance(state.service, body))
         except FunctionFailed as failure:
+            self._metrics.function_requests.labels(state.service.name, failure.kind).inc()
             if not failure.lasting:
                 self._failed(state, failure)
             raise
         finally:
             state.requests -= 1
+        self._metrics.function_requests.labels(state.service.name, ANSWERED).inc()
         state.failures = 0
         state.pauses.reset()
         state.answers = answer.build
@@ -183,6 +199,7 @@ class Functions:
         state.failures += 1
         if state.failures >= FAILURES and state.down is None:
             state.down, state.pause_s = message_of(failure), state.pauses.next_s()
+            self._metrics.function_down.labels(state.service.name).set(1)
             log.warning(events.FUNCTION_DOWN, service=state.service.name, reason=state.down)
 
     async def _probe(self, state: _State) -> None:
@@ -190,6 +207,7 @@ class Functions:
         if state.down is not None:
             return
         # It still has its failures: if the first request fails, too, it is down again, and no other was sent.
+        self._metrics.function_down.labels(state.service.name).set(0)
         log.info(events.FUNCTION_BACK, service=state.service.name)
 
     async def _follow(self, state: _State) -> None:

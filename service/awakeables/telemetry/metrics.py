@@ -55,6 +55,8 @@ class Metrics:
         self.schedule_ticks = make.counter(words.SCHEDULE)
         self.schedule_blocked = make.gauge(words.SCHEDULE_BLOCKED)
         self.handler_paused = make.gauge(words.HANDLER_PAUSED)
+        self.function_requests = make.counter(words.FUNCTION_REQUESTS)
+        self.function_down = make.gauge(words.FUNCTION_DOWN)
         self.send_conflicts = make.counter(words.SEND_CONFLICTS)
         self.records_expired = make.counter(words.RECORDS_EXPIRED).labels()
         self.commit_members = make.histogram(words.COMMIT_MEMBERS).labels()

@@ -292,6 +292,20 @@ HANDLER_PAUSED = Metric(
     labels=("service", "handler"),
     runbook="`awakeables pauses` says since when, and by whom; then `awakeables resume`.",
 )
+FUNCTION_REQUESTS = Metric(
+    name="awakeables_function_requests",
+    kind="counter",
+    help="Requests to the function of a remote service, by how they ended.",
+    labels=("service", "result"),
+    runbook="All but `answered` are failures (docs/functions.md); `awakeables show ID` has the reason.",
+)
+FUNCTION_DOWN = Metric(
+    name="awakeables_function_down",
+    kind="gauge",
+    help="1 while the function of a remote service gets no requests, because too many in a row have failed.",
+    labels=("service",),
+    runbook="`awakeables functions list` says why. Its invocations wait, and go on by themselves.",
+)
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
     kind="counter",
@@ -412,7 +426,7 @@ WORKER_RUNNING = Metric(
 
 SERVICE_METRICS: tuple[Metric, ...] = (
     BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, QUEUED_OLDEST, HANDLERS_LIVE,
-    ATTEMPTS, ATTEMPT_SECONDS, HANDLER_PAUSED, SEND_CONFLICTS,
+    ATTEMPTS, ATTEMPT_SECONDS, FUNCTION_REQUESTS, FUNCTION_DOWN, HANDLER_PAUSED, SEND_CONFLICTS,
     VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
     SUBSCRIPTION_LAG, SUBSCRIPTION_BEHIND, SUBSCRIPTION_TRANSACTION, SUBSCRIPTION_WAITING,
     SUBSCRIPTION_RECORDS, SUBSCRIPTION_ATTACHED, SUBSCRIPTION_EXPIRED, SCHEDULE, SCHEDULE_BLOCKED,

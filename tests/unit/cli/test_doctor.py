@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,19 +17,22 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from awakeables import Context, RemoteService, Service
 from awakeables.core.commands import TakePartitions
 from awakeables.core.replies import Begun, PartitionsTaken
-from awakeables.core.versions import Versions
+from awakeables.core.versions import OpenInvocations, Versions
 from awakeables.doctor.code import examine_code
 from awakeables.doctor.service import examine_clock
 from awakeables.doctor.storage import examine_disk, examine_store
 from awakeables.handlers.service import App
 from awakeables.loading import load
+from awakeables.remote.described import learn
 from awakeables.store.sqlite.checkup import StoreCondition
 from awakeables.store.sqlite.schema import migrate
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.store.usage import CodeUsage
 from contract.driver import RETENTION_MS, START_MS, Driver, FakeClock
+from support.functions import PRIVATE, ServedFunctions, function_of, responder_of
 from unit.cli.conftest import Run, StubService
 
 READY = "GET /health/ready"
@@ -57,6 +61,12 @@ async def count(ctx, number: int):
     return number
 
 app = App("shop", services=[orders])
+"""
+ELSEWHERE = """
+import os
+from awakeables import App, RemoteService
+
+app = App("shop", services=[RemoteService("orders", url=os.environ["ORDERS_URL"])])
 """
 Found = dict[str, tuple[str, str]]
 
@@ -327,3 +337,58 @@ def test_a_clock_apart_from_the_service_s_or_behind_the_store_is_a_fault(
 ) -> None:
     condition = StoreCondition(newest_version=1, newest_ms=newest_ms)
     assert examine_clock(service_ms, condition, clock=FakeClock()).level == level
+
+
+def test_functions_are_asked_what_they_have(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    (tmp_path / "key.pem").write_bytes(PRIVATE)
+    monkeypatch.syspath_prepend(tmp_path)
+    orders = Service("orders")
+
+    @orders.handler()
+    async def fulfil(ctx: Context, name: str) -> str:
+        return name
+
+    def told(url: str, **environment: str) -> list[tuple[str, str]]:
+        sys.modules.pop("elsewhere", None)
+        store = str(tmp_path / "a.db")
+        words = (
+            "doctor",
+            "elsewhere:app",
+            "--json",
+            "--kafka",
+            "127.0.0.1:9",
+            "--store",
+            store,
+        )
+        rows = json.loads(run(*words, ORDERS_URL=url, **environment).stdout)
+        return [(row["level"], row["text"]) for row in rows if row["subject"] == "function"]
+
+    with ServedFunctions().running() as served:
+        served.served = function_of(App("functions", services=[orders]), build="7")
+        key = {"AWAKEABLES_FUNCTION_KEY": str(tmp_path / "key.pem")}
+        assert told(served.url, **key) == [("ok", f"orders at {served.url}, build 7: fulfil")]
+        [(level, text)] = told(served.url)
+        assert level == "FAULT"
+        assert "AWAKEABLES_FUNCTION_KEY is not set" in text
+    [(level, text)] = told("http://127.0.0.1:9", **key)
+    assert level == "FAULT"
+    assert text.startswith("orders: the function of orders at http://127.0.0.1:9 can't be reached")
+    [(level, text)] = told("http://127.0.0.1:9", AWAKEABLES_FUNCTION_KEY=str(tmp_path / "nowhere"))
+    assert level == "FAULT"
+    assert text.startswith("AWAKEABLES_FUNCTION_KEY")
+
+
+@pytest.mark.parametrize(("has", "level"), [(None, "ok"), ("fulfil", "ok"), ("list", "warn")])
+def test_code_is_missing_in_a_function_only_if_it_was_asked(has: str | None, level: str) -> None:
+    async def handler(ctx: Context) -> None: ...
+
+    service, elsewhere = RemoteService("orders", url="http://127.0.0.1:9"), Service("orders")
+    if has is not None:
+        elsewhere.handler(has)(handler)
+        learn(service, responder_of(App("functions", services=[elsewhere])).function.description)
+    rows = OpenInvocations(service="orders", handler="fulfil", versions=Versions(), count=3, oldest_ms=0)
+    found = examine_code(App("shop", services=[service]), CodeUsage((rows,), {}))
+    assert found.level == level

@@ -30,6 +30,7 @@ from awakeables.remote.attempts import RemoteAttempts
 from awakeables.remote.described import FunctionMisfit
 from awakeables.remote.functions import FAILURES, Functions
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 from awakeables.testing.bench import Bench, Process, quick, until
 from support.functions import IN_PROCESS, client_of, function_of
 from support.logs import heard
@@ -86,16 +87,22 @@ class Elsewhere:
         self.local = local
         self.functions: Functions | None = None
         self.problems: dict[str, str] = {}
+        self.metrics = Metrics()
         self.bench = Bench(handlers=self._attempts)
 
     def _attempts(self, *args: Any) -> RemoteAttempts:
         assert self.functions is not None
         return RemoteAttempts(self.functions, *args)
 
+    def counted(self, name: str, **labels: str) -> float:
+        """A metric of the functions."""
+        return self.metrics.registry.get_sample_value(f"awakeables_{name}", labels) or 0.0
+
     @asynccontextmanager
     async def running(self, **settings: Any) -> AsyncIterator[Process]:
         app = App("shop", services=[self.orders, *self.local])
-        self.functions = Functions(app, client_of(self.place))
+        self.metrics = Metrics()
+        self.functions = Functions(app, client_of(self.place), self.metrics)
         await self.functions.learn_all()
         probing = asyncio.ensure_future(self.functions.run(self.problems))
         try:
@@ -312,10 +319,16 @@ async def test_a_function_that_is_down_gets_no_requests_and_its_invocations_wait
         await asyncio.sleep(600)
         assert elsewhere.place.requests == before
         assert max(bench.row(each).attempts for each in begun) <= 1
+        assert elsewhere.counted("function_down", service="orders") == 1
+        refused = elsewhere.counted("function_requests_total", service="orders", result="FunctionRefused")
+        assert refused >= FAILURES
         elsewhere.place.status = 200
         for invocation in begun:
             assert value(await bench.status(invocation, "completed")) == 3
         await until(lambda: not elsewhere.problems, "the board is empty")
+        assert elsewhere.counted("function_down", service="orders") == 0
+        answered = elsewhere.counted("function_requests_total", service="orders", result="answered")
+        assert answered + refused == elsewhere.place.requests
 
 
 async def test_a_single_failure_does_not_stop_the_others() -> None:
