@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from awakeables import App
     from awakeables.testing import AsyncHarness, Harness
 
-OPTIONS = ("suspend", "thorough", "retry", "seed")
+OPTIONS = ("suspend", "thorough", "retry", "seed", "functions")
 
 HARNESS = pytest.StashKey["Harness"]()
 ERROR = pytest.StashKey[BaseException]()
@@ -26,8 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "awakeables(suspend=True, thorough=False, retry=…, seed=0): how the fixtures `harness` and "
-        "`async_harness` serve the app",
+        "awakeables(suspend=True, thorough=False, retry=…, seed=0, functions=[]): how the fixtures "
+        "`harness` and `async_harness` serve the app",
     )
 
 

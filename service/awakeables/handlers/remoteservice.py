@@ -134,7 +134,7 @@ class RemoteService(HandlerGroup):
         """A function in the place of a handler that runs elsewhere."""
 
         async def elsewhere(ctx: Any, given: Any = None) -> Any:
-            raise AssertionError(f"{self.name}/{name} runs elsewhere")
+            raise AssertionError(f"{self.name}/{name} runs elsewhere: tests need functions=[…]")
 
         elsewhere.__name__ = name
         elsewhere.__annotations__ = {"return": output}
@@ -143,7 +143,7 @@ class RemoteService(HandlerGroup):
     @property
     def none_yet(self) -> str:
         """As of every group."""
-        return f"which it has is read from {self.url} when the service starts"
+        return f"which it has is read from {self.url} when the service starts; tests need functions=[…]"
 
     def learn(self, handlers: Iterable[Handler]) -> None:
         """Have these handlers from now on, and no others.

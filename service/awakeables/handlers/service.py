@@ -260,13 +260,17 @@ _declared: WeakKeyDictionary[Callable[..., Any], WeakSet[HandlerGroup]] = WeakKe
 """The services and objects that declare a function, as long as there are any."""
 
 
-def declarations(function: Callable[..., Any]) -> Sequence[tuple[HandlerGroup, Handler]]:
-    """What a function was declared as, and where; usually one handler of one service."""
+def groups(function: Callable[..., Any]) -> Sequence[HandlerGroup]:
+    """The groups of which a function is a handler; of a remote service also before it knows its handlers."""
     try:
-        services = sorted(_declared.get(function, ()), key=lambda service: service.name)
+        return sorted(_declared.get(function, ()), key=lambda group: group.name)
     except TypeError:  # it is no function: what can't be hashed, or weakly referred to
         return ()
-    handlers = [(service, each) for service in services for each in service.all_handlers()]
+
+
+def declarations(function: Callable[..., Any]) -> Sequence[tuple[HandlerGroup, Handler]]:
+    """What a function was declared as, and where; usually one handler of one service."""
+    handlers = [(group, each) for group in groups(function) for each in group.all_handlers()]
     return [(service, handler) for service, handler in handlers if handler.function is function]
 
 
@@ -882,6 +886,9 @@ class App:
         for service, handler in declarations(function):
             if self.services.get(service.name) is service:
                 return handler
+        for group in groups(function):
+            if not group.handlers:
+                raise NotFound(f"the handlers of {group.name!r} are not known: {group.none_yet}")
         raise NotFound(f"{excerpt(function)} is not a handler of app {self.name!r}")
 
 

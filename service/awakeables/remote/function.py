@@ -96,14 +96,7 @@ class Function:
     @cached_property
     def description(self) -> bytes:
         """A `Description`, as JSON."""
-        return encode(
-            Description(
-                handlers=tuple(map(_described, self._app.all_handlers())),
-                limit_ms=round(self._limit_s * 1000),
-                app=self._app.name,
-                build=self._build,
-            )
-        )
+        return description_of(self._app, limit_ms=round(self._limit_s * 1000), build=self._build)
 
     def close(self) -> None:
         """Release the threads; what they execute goes on to its end."""
@@ -195,6 +188,12 @@ class Function:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         await asyncio.wait({task}, timeout=CLOSE_S)
+
+
+def description_of(app: App, *, limit_ms: int = 0, build: str = "") -> bytes:
+    """What a function of this app says of itself: a `Description`, as JSON."""
+    handlers = tuple(map(_described, app.all_handlers()))
+    return encode(Description(handlers=handlers, limit_ms=limit_ms, app=app.name, build=build))
 
 
 MAX_DOC_CHARACTERS = 10_000

@@ -19,7 +19,7 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.invoking import NO_INPUT
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.service import App, VirtualObject
+from awakeables.handlers.service import App, Service, VirtualObject
 from awakeables.handlers.state import State
 from awakeables.testing.harness import Harness, SentTask
 from awakeables.testing.operations import Pausable
@@ -196,10 +196,17 @@ class AsyncHarness:
         schedules: bool = True,
         retry: RetryPolicy = FEW_TRIES,
         seed: int = 0,
+        functions: Sequence[Service] = (),
     ) -> None:
         """Serve an app until `close`, or the end of the `async with` block; the arguments are `Harness`'s."""
         self._harness = Harness(
-            app, suspend=suspend, thorough=thorough, schedules=schedules, retry=retry, seed=seed
+            app,
+            suspend=suspend,
+            thorough=thorough,
+            schedules=schedules,
+            retry=retry,
+            seed=seed,
+            functions=functions,
         )
         self._thread = _Thread(self._harness._service)
         self._harness._service.on_close.append(self._thread.close)

@@ -20,9 +20,10 @@ from awakeables.handlers.invoking import NO_INPUT, idempotency_scope, key_proble
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import codec_for, codec_of_value, explain
-from awakeables.handlers.service import App, KeyedGroup, VirtualObject
+from awakeables.handlers.service import App, KeyedGroup, Service, VirtualObject
 from awakeables.handlers.state import State
 from awakeables.testing.answers import AT_ONCE, Answer, Answers, Delivery, WrongAnswer, body_of
+from awakeables.testing.elsewhere import function_of, learn_all
 from awakeables.testing.given import checked_headers, given_input, lower_case
 from awakeables.testing.operations import Operations
 from awakeables.testing.outside import Published, PublishedTask
@@ -146,6 +147,7 @@ class Harness(Operations):
         schedules: bool = True,
         retry: RetryPolicy = FEW_TRIES,
         seed: int = 0,
+        functions: Sequence[Service] = (),
     ) -> None:
         """Serve an app until `close`, or until the end of the `with` block.
 
@@ -159,7 +161,12 @@ class Harness(Operations):
             retry: The retry policy: by default three attempts without delay. `RetryPolicy()` is the
                 service's own.
             seed: Decides random values and the order of simultaneous events.
+            functions: The services of functions, each in the place of the app's `RemoteService` of its name:
+                the real ones, or what the test declares.
         """
+        function = function_of("testing", functions)
+        if function is not None:
+            learn_all(app, function)
         service = SimulatedService(
             app,
             Answers({}, ()),
@@ -168,6 +175,7 @@ class Harness(Operations):
             thorough=thorough,
             schedules=schedules,
             seed=seed,
+            function=function,
         )
         super().__init__(service)
         self._app = app

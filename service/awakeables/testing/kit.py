@@ -16,11 +16,13 @@ from awakeables.engine.subscriptions import Unusable, object_key
 from awakeables.errors import AwakeablesError, DeclarationError, InvalidInput, NotFound, TerminalError
 from awakeables.handlers.execution import details_of
 from awakeables.handlers.invoking import key_problem
+from awakeables.handlers.remoteservice import RemoteService
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.service import App, Handler, KeyedGroup, Service, declarations
+from awakeables.handlers.service import App, Handler, KeyedGroup, Service, declarations, groups
 from awakeables.handlers.state import State
 from awakeables.handlers.subscription import KafkaRecord
 from awakeables.testing.answers import Answers
+from awakeables.testing.elsewhere import function_of, teach
 from awakeables.testing.given import given_input, lower_case, stored
 from awakeables.testing.outside import OnWait, Published, readable
 from awakeables.testing.simulated import FEW_TRIES, Serving, SimulatedService
@@ -83,6 +85,7 @@ def run(  # noqa: PLR0913 - all but the input by name
     thorough: bool = False,
     retry: RetryPolicy = FEW_TRIES,
     seed: int = 0,
+    functions: Sequence[Service] = (),
 ) -> Run:
     """Run a handler to its end, in memory, with a virtual clock.
 
@@ -113,6 +116,8 @@ def run(  # noqa: PLR0913 - all but the input by name
         retry: The retry policy: by default three attempts without delay. `RetryPolicy()` is the
             service's own.
         seed: Decides random values and the order of simultaneous events.
+        functions: The services of functions, each in the place of the `RemoteService` of its name whose
+            handlers are called: the real ones, or what the test declares.
 
     Raises:
         InvalidInput: The input does not fit, over HTTP the call would be answered 422; or the key can't be
@@ -121,7 +126,8 @@ def run(  # noqa: PLR0913 - all but the input by name
             task that was never published.
         Exception: Raised by a function that answers, other than `Reject`.
     """
-    app, found = _app_of(handler)
+    function = function_of("testing", functions)
+    app, found = _app_of(handler, function)
     given = _Given(args, headers or {}, key, state or {}, record, _milliseconds(scheduled_at))
     content = _input(found, args) if record is None else None
     checked = {each: _of_handler(found, each, value) for each, value in given.state.items()}
@@ -134,6 +140,7 @@ def run(  # noqa: PLR0913 - all but the input by name
         thorough=thorough,
         schedules=False,
         seed=seed,
+        function=function,
     )
     try:
         object_key = key if record is None else _key_of(found, record)
@@ -266,11 +273,11 @@ def _of_handler(handler: Handler, state: State[Any], value: Any) -> Any:
     return value
 
 
-def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
+def _app_of(function: Callable[..., Any], elsewhere: App | None) -> tuple[App, Handler]:
     """Make an app for a single handler, and of an object for all of its handlers."""
     for of, declared in declarations(function):
         if isinstance(of, KeyedGroup):
-            return _Handlers(declared, of), declared
+            return _Handlers(declared, of, elsewhere), declared
     service = Service("testing")
     name = str(getattr(function, "__name__", ""))
     topic = next((declared.subscription for _, declared in declarations(function)), None)
@@ -280,15 +287,16 @@ def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
         # Its own service may use another name; if the function itself is invalid, this raises again.
         handler = Handler(service.name, "handler", function, topic=topic)
     service.add(handler)
-    return _Handlers(handler, service), handler
+    return _Handlers(handler, service, elsewhere), handler
 
 
 class _Handlers(App):
     """One handler, and those that it calls, each in its own service."""
 
-    def __init__(self, tested: Handler, service: Service | KeyedGroup) -> None:
+    def __init__(self, tested: Handler, service: Service | KeyedGroup, elsewhere: App | None) -> None:
         super().__init__("testing", services=[service])
         self._tested = tested
+        self._elsewhere = elsewhere
 
     def find(self, function: Callable[..., Any]) -> Handler:
         if function is self._tested.function:
@@ -296,12 +304,28 @@ class _Handlers(App):
         try:
             return super().find(function)
         except NotFound:
+            for group in groups(function):
+                if isinstance(group, RemoteService):
+                    self._learn(group)
+                    return super().find(function)
             for service, handler in declarations(function):
                 if isinstance(service, Service | KeyedGroup) and (
                     self.services.setdefault(service.name, service) is service
                 ):
                     return service.handlers[handler.name]
             raise
+
+    def _learn(self, remote: RemoteService) -> None:
+        """Have a remote service learn from the function what handlers it has.
+
+        Raises:
+            NotFound: The function does not have it, or there is none.
+        """
+        elsewhere = self._elsewhere
+        if elsewhere is None or remote.name not in elsewhere.services:
+            raise NotFound(f"service {remote.name!r} runs elsewhere: tests need functions=[…] with it")
+        if self.services.setdefault(remote.name, remote) is remote:
+            teach(remote, elsewhere)
 
 
 def _input(handler: Handler, args: tuple[Any, ...]) -> bytes | None:

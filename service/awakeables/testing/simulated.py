@@ -25,6 +25,7 @@ from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.schedules import ScheduleSettings
 from awakeables.engine.sinks import PartitionSink
+from awakeables.handlers.attempt import Attempts
 from awakeables.handlers.context import MAX_WAIT
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.retry import RetryPolicy
@@ -35,6 +36,7 @@ from awakeables.testing.answers import Answers
 from awakeables.testing.bench import Process, new_process
 from awakeables.testing.crashing import CrashingStore
 from awakeables.testing.dropped import noticed
+from awakeables.testing.elsewhere import TestedAttempts
 from awakeables.testing.given import stored
 from awakeables.testing.logs import redirected
 from awakeables.testing.loop import (
@@ -114,7 +116,7 @@ class SimulatedService:
         on_close: Called when it is closed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two by name
         self,
         app: App,
         answers: Answers,
@@ -125,8 +127,11 @@ class SimulatedService:
         thorough: bool,
         schedules: bool,
         seed: int,
+        function: App | None,
     ) -> None:
-        """Prepare to serve; the arguments are those of `run` and of `Harness`.
+        """Prepare to serve; the arguments are those of `run` and of `Harness`, but for `function`.
+
+        `function` has the handlers of the app's remote services, which have learned from it.
 
         Raises:
             TypeError: One is of another type.
@@ -136,6 +141,7 @@ class SimulatedService:
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self.app = app
+        self._function = function
         self._settings = _settings(retry, suspend=suspend, schedules=schedules)
         self._entropy = SeededEntropy(seed)
         self.loop = SeededLoop(seed)
@@ -293,7 +299,12 @@ class SimulatedService:
         )
 
     def _attempts(self, *args: Any) -> CountedAttempts:
-        return CountedAttempts(self.code, LocalAttempts(*args, action_of=self.actions.of))
+        local = LocalAttempts(*args, action_of=self.actions.of)
+        attempts: Attempts = local
+        if self._function is not None:
+            elsewhere = LocalAttempts(self._function, *args[1:], action_of=self.actions.of)
+            attempts = TestedAttempts(local, elsewhere, frozenset(self._function.services))
+        return CountedAttempts(self.code, attempts)
 
     async def of(self, ask: Callable[[Serving], Awaitable[T]]) -> T:
         """Ask the process that serves; again, if it crashes meanwhile, the next one."""

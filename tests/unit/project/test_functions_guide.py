@@ -41,6 +41,10 @@ def test_the_handler_does_what_it_says(guide: Any) -> None:
     assert told.value == "o-1: approved"
 
 
+def test_the_test_of_the_guide_passes(guide: Any) -> None:
+    guide.test_all_of_a_basket_is_ordered()
+
+
 def test_the_lambda_handler_asks_for_a_signature(guide: Any) -> None:
     event = {"requestContext": {"http": {"method": "GET"}}, "headers": {}}
     assert guide.handler(event, None)["statusCode"] == 401

@@ -223,7 +223,7 @@ def test_that_passes(harness):
         ),
         (
             APP + "@pytest.mark.awakeables(sed=7)\ndef test_it(harness): ...",
-            "*awakeables takes suspend=, thorough=, retry=, seed=, not sed*",
+            "*awakeables takes suspend=, thorough=, retry=, seed=, functions=, not sed*",
         ),
         (APP + "@pytest.mark.awakeables(7)\ndef test_it(async_harness): ...", "*not 7*"),
     ],
